@@ -1,0 +1,35 @@
+# make run    set-up, then the main job: params.yaml's recipe from images to exported model
+# make test   set-up, then the tests
+# make setup  only the set-up: .venv with the pinned packages
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: run test setup lint clean
+.DEFAULT_GOAL := run
+
+run: setup
+	dvc repro
+
+test: setup
+	ruff check .
+	mypy
+	python -m pytest
+
+lint: setup
+	ruff check . && mypy
+
+setup: $(READY)
+
+# Pip byte-compiles what it installs: uncompiled, TensorFlow takes twice as long to import.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+		echo "graft needs Python 3.11, 3.12 or 3.13; $$($(PYTHON) --version) was found. Try: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --compile -c constraints.txt pip setuptools wheel
+	$(VENV)/bin/python -m pip install --quiet --compile -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache
