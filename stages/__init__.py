@@ -1,0 +1,1 @@
+"""The seven stages of the pipeline, one module each; `core` is their logic, `store` their files."""

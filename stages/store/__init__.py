@@ -1,0 +1,1 @@
+"""The only modules that open things: files, archives, the network, models on disk. Imports core."""

@@ -1,0 +1,82 @@
+"""Parquet files against a named schema, written so that the same rows give the same bytes."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.core.errors import DataRejected, IntegrityError
+
+
+def write(path: Path, table: pa.Table) -> None:
+    """Write one Parquet file. Image bytes are compressed already, so only other columns are."""
+    compression: dict[str, str] = {
+        name: "NONE" if pa.types.is_binary(table.schema.field(name).type) else "ZSTD" for name in table.column_names
+    }
+    pq.write_table(table, path, compression=compression, row_group_size=1024, store_schema=True)
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Rows as CSV with a header, for DVC's plots; an empty file where there are none."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def from_rows(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table; pyarrow raises where a value does not fit its field."""
+    return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def read(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+    """One Parquet file. Raises IntegrityError where it is unreadable, DataRejected where its schema differs."""
+    with _opened(path, schema) as file:
+        return file.read(columns=list(columns) if columns else None)
+
+
+def read_shards(folder: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+    """All shards of a folder as one table, in file-name order."""
+    return pa.concat_tables([read(path, schema, columns) for path in shards(folder)])
+
+
+def iterate(folder: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of all shards in order, holding one row group in memory at a time."""
+    for path in shards(folder):
+        with _opened(path, schema) as file:
+            for batch in file.iter_batches(batch_size=256, columns=list(columns) if columns else None):
+                yield from batch.to_pylist()
+
+
+def shards(folder: Path) -> list[Path]:
+    """The Parquet files of a folder, ordered by name. Raises IntegrityError where there is none."""
+    found = sorted(folder.glob("*.parquet"))
+    if not found:
+        raise IntegrityError(f"{folder}: no Parquet file; run the stage that writes it again (dvc repro)")
+    return found
+
+
+def _opened(path: Path, schema: pa.Schema) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise IntegrityError(f"{path}: not a readable Parquet file ({error}); run dvc repro to rebuild it") from error
+    if not file.schema_arrow.equals(schema):
+        raise DataRejected(f"{path}: schema differs\n{schema_difference(schema, file.schema_arrow)}")
+    return file
+
+
+def schema_difference(expected: pa.Schema, received: pa.Schema) -> str:
+    """One line per field that is missing, extra or of another type."""
+    lines = []
+    for name in dict.fromkeys([*expected.names, *received.names]):
+        want = expected.field(name) if name in expected.names else None
+        got = received.field(name) if name in received.names else None
+        if want is None or got is None or not want.equals(got):
+            lines.append(f"  {name}: expected {want and want.type}, received {got and got.type}")
+    return "\n".join(lines) or "  the same fields in another order"

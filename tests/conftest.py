@@ -1,0 +1,29 @@
+"""Fixtures shared by every test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def tensorflow() -> object:
+    """TensorFlow, started as the stages start it: deterministic, two threads."""
+    from stages.store import tensorflow_runtime
+
+    tensorflow_runtime.start(threads=2, seed=0)
+    import tensorflow
+
+    return tensorflow
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real photographs and ImageNet weights, beside the project; skips without it."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("needs ../shared with the photographs and ImageNet weights")
+    return SHARED
