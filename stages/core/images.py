@@ -1,0 +1,219 @@
+"""From an image file's bytes to pixels: the one decoder that validates, trains and evaluates.
+
+Rules, one per kind of file (tests/core/test_images.py holds a golden example of each):
+
+    format        by the first bytes, never by the name
+    frames        the first one only
+    orientation   EXIF 1-8 applied, so pixels are upright
+    1-bit         0 and 255
+    grey          copied to the three channels
+    16-bit        the high byte, so 65535 becomes 255 and nothing clips
+    palette       looked up
+    alpha         dropped, not blended with a background
+    CMYK, YCCK    Pillow's conversion, (255 - ink) * (255 - black) / 255
+    ICC profile   ignored
+    32-bit, float refused, because no one rule maps them to 0-255
+
+Dropping alpha, keeping the high byte and ignoring profiles is what TensorFlow's decoders with
+`channels=3` do, so an exported model that decodes for itself sees the same pixels. TensorFlow
+applies no EXIF orientation: the exported model has to turn the image itself.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+Pixels = npt.NDArray[np.uint8]
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")  # what `decode` can read
+REASONS = ("empty", "truncated", "format", "not_an_image", "too_large", "decoder_error")
+MAX_PIXELS = 2**26  # 8192 x 8192: 192 MiB once decoded
+
+# Pillow's own limit warns or raises its own error inside Image.open, before the size can be read.
+# `_opened` refuses by MAX_PIXELS, which is stricter, before a single pixel is decoded.
+Image.MAX_IMAGE_PIXELS = None
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
+_ISO_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"avif": "AVIF", b"avis": "AVIF"}
+
+
+class Undecodable(Exception):
+    """These bytes give no pixels. `reason` is one of REASONS, `detail` says what was found."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[Undecodable], tuple[str, str]]:
+        return Undecodable, (self.reason, self.detail)  # so that it survives the way out of a process pool
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Pixels (uint8 [H, W, 3], upright RGB) and what the file said about itself."""
+
+    pixels: Pixels
+    format: str
+    mode: str  # Pillow's, before conversion
+    frames: int | None  # None where a later frame is broken and they cannot be counted
+    orientation: int  # EXIF 1-8; 1 where absent or illegal
+
+
+def decode(data: bytes) -> Pixels:
+    """The upright RGB pixels of an image file: uint8 [H, W, 3].
+
+    Raises Undecodable, and nothing else, for bytes that give no pixels.
+    """
+    return _read(data, count_frames=False).pixels
+
+
+def examine(data: bytes) -> Decoded:
+    """`decode`, and the facts only the decoder sees. Raises Undecodable."""
+    return _read(data, count_frames=True)
+
+
+def resize(pixels: Pixels, size: int) -> Pixels:
+    """uint8 [H, W, 3] to uint8 [size, size, 3]: bilinear, antialiased, both sides stretched to `size`."""
+    if pixels.shape == (size, size, 3):
+        return pixels
+    resized = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def thumbnail(data: bytes, side: int) -> bytes | None:
+    """The image as a small JPEG of at most `side` x `side` pixels, its shape kept; None where undecodable.
+
+    A smaller image is enlarged in whole steps without smoothing, so that its pixels can be seen.
+    """
+    try:
+        image = Image.fromarray(decode(data))
+    except Undecodable:
+        return None
+    longest = max(image.size)
+    if longest <= side // 2:
+        factor = side // longest
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    image.thumbnail((side, side), Image.Resampling.BILINEAR)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=80)
+    return file.getvalue()
+
+
+def sniff(data: bytes) -> str | None:
+    """The format the first bytes announce: one of FORMATS, or HEIC, AVIF; None where they announce none."""
+    if data[:3] == b"\xff\xd8\xff":
+        return "JPEG"
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "PNG"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "GIF"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "TIFF"
+    # Two letters alone would make a bitmap of any text that starts with "BM".
+    if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADER_SIZES:
+        return "BMP"
+    if data[4:8] == b"ftyp":
+        return _ISO_BRANDS.get(data[8:12])
+    return None
+
+
+def _read(data: bytes, *, count_frames: bool) -> Decoded:
+    found = sniff(data)
+    if not data:
+        raise Undecodable("empty", "0 bytes")
+    if found is None:
+        raise Undecodable("not_an_image", f"{len(data)} bytes that start with {data[:16]!r}")
+    if found not in FORMATS:
+        raise Undecodable("format", f"{found}; this decoder reads {', '.join(FORMATS)}")
+    # Pillow overlooks a cut after the last pixel.
+    if found == "PNG" and b"IEND" not in data:
+        raise Undecodable("truncated", "PNG without its end chunk")
+    # Pillow warns of odd metadata, which changes no pixel.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with _opened(data, found) as image:
+                mode = image.mode
+                # Pillow turns a TIFF while loading it, and forgets what it said.
+                said = _orientation(image) if found == "TIFF" else None
+                image.load()
+                left = _orientation(image)
+                pixels = _rgb(image.transpose(_TURNS[left]) if left in _TURNS else image)
+                frames = _frames(image) if count_frames else None
+        except Undecodable:
+            raise
+        # Pillow documents no closed set: a broken file has raised OSError, SyntaxError, ValueError,
+        # struct.error, IndexError, KeyError, EOFError, zlib.error, OverflowError and more.
+        except Exception as error:
+            raise _refusal(data, found, error) from error
+    return Decoded(pixels, found, mode, frames, said or left)
+
+
+def _opened(data: bytes, found: str) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=[found])
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise Undecodable("too_large", f"{width} x {height} pixels; at most {MAX_PIXELS} can be decoded")
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # broken metadata raises anything; the pixels are still whole
+        return 1
+    return value if isinstance(value, int) and value in _TURNS else 1
+
+
+def _rgb(image: Image.Image) -> Pixels:
+    if image.mode.startswith("I;16"):
+        high = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(high[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        detail = f"mode {image.mode}: 32-bit values have no agreed range; save it with 8 bits"
+        raise Undecodable("decoder_error", detail)
+    image.info.pop("transparency", None)  # else Pillow maps the transparent colour to something near it
+    # A copy: the array must be writable and must outlive the image.
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def _frames(image: Image.Image) -> int | None:
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # counting reads on past the first frame, which is the one that is used
+        return None
+
+
+def _refusal(data: bytes, found: str, error: Exception) -> Undecodable:
+    ends = {
+        "JPEG": b"\xff\xd9" in data,
+        "PNG": b"IEND" in data,
+        "GIF": data.rstrip(b"\0").endswith(b";"),
+        "BMP": len(data) >= int.from_bytes(data[2:6], "little"),
+        "WEBP": len(data) >= 8 + int.from_bytes(data[4:8], "little"),
+        "TIFF": True,  # has no end mark
+    }
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):
+        text = "the header cannot be read"  # Pillow's text holds a memory address, which no report may
+    cut = "truncated" in text.lower() or isinstance(error, EOFError) or not ends[found]
+    return Undecodable("truncated" if cut else "decoder_error", f"{found}: {text}"[:300])

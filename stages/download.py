@@ -1,0 +1,90 @@
+"""download: the source's images, packed into Parquet shards as they came.
+
+Nothing is judged here: broken files come along, and validate says what is wrong with them.
+
+Reads   download.source
+Writes  data/download/{images/*.parquet, dataset.json, source.json}
+Run     python -m stages.download
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import Field
+
+from stages.core.parameters import Problem, StageParams
+from stages.core.unpacking import Limits
+from stages.store import documents, fetch, image_shards, outputs, params, process, sources
+from stages.store.columns import Columns
+
+OUT = Path("data/download")
+
+
+class DownloadParams(StageParams):
+    """Where the images come from, and how much is taken on trust."""
+
+    source: str = Field("digits", min_length=1, description="'digits', or the path or URL of the images")
+    watch: str = Field("data/images", min_length=1, description="path DVC watches; a source folder must be it")
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="pin of an archive, Parquet or CSV file")
+    images_per_shard: int = Field(256, ge=1, le=65536, description="images per Parquet file, on average")
+    max_bytes: int = Field(50 * 2**30, ge=1, description="largest archive, in bytes, packed or unpacked")
+    max_members: int = Field(2_000_000, ge=1, description="most files and folders in an archive")
+    max_ratio: int = Field(200, ge=1, description="most unpacked bytes per packed byte")
+    timeout_seconds: float = Field(60.0, gt=0.0, le=3600.0, description="longest silence of a server, in seconds")
+    retries: int = Field(4, ge=0, le=20, description="tries after a first one that the network broke")
+    max_missing_fraction: float = Field(
+        0.0, ge=0.0, le=1.0, description="share of a CSV's rows without file and images without row"
+    )
+    file_column: str = Field("file", min_length=1, description="a CSV's column of paths, relative to the CSV")
+    image_column: str = Field("image", min_length=1, description="a Parquet file's column of image bytes")
+    label_column: str = Field("label", min_length=1, description="column of labels, in a CSV or Parquet file")
+    split_column: str = Field("split", min_length=1, description="column of splits, which may be absent")
+
+    def across(self, blocks: Mapping[str, StageParams]) -> Iterator[Problem]:
+        """A pin needs a file."""
+        if self.source == sources.DIGITS and self.sha256 is not None:
+            yield Problem("download.sha256", "the built-in digits have no file to pin; must be null")
+
+
+def main() -> str:
+    settings = params.read(DownloadParams)
+    sources.check_place(settings.source, settings.watch, OUT)
+    with outputs.replacing(OUT) as (out,):
+        return pack(settings, out)
+
+
+def pack(settings: DownloadParams, out: Path) -> str:
+    """Pack the source into the empty folder `out`; returns the summary line."""
+    options = sources.Options(
+        settings.sha256,
+        Limits(settings.max_bytes, settings.max_members, settings.max_ratio),
+        fetch.Patience(settings.timeout_seconds, settings.retries),
+        Columns(settings.file_column, settings.image_column, settings.label_column, settings.split_column),
+        settings.max_missing_fraction,
+    )
+    with sources.opened(settings.source, options, out / ".scratch") as (source, sha256):
+        shards = image_shards.write(out / "images", source, settings.images_per_shard)
+    size = sum(record.size for record in source.records)
+    given_splits = Counter(record.given_split for record in source.records if record.given_split is not None)
+    dataset = {
+        "format": source.format,
+        "classes": source.classes,
+        "images": len(source.records),
+        "bytes": size,
+        "given_splits": given_splits,
+        "archive_sha256": sha256,
+        "skipped": [{"name": name, "reason": reason} for name, reason in sorted(source.skipped.items())],
+    }
+    documents.write(out / "dataset.json", dataset)
+    documents.write(out / "source.json", {"source": fetch.redacted(settings.source), "sha256": sha256})
+    return (
+        f"{len(source.records):,} images of {len(source.classes)} classes, {size / 1e6:,.1f} MB, packed from "
+        f"{source.format} into {shards} shards; {len(source.skipped)} files skipped"
+    )
+
+
+if __name__ == "__main__":
+    process.run("download", main)

@@ -1,0 +1,246 @@
+"""The decoder's rules, each against pixels made here, and every reason it refuses for."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages.core import images
+
+# Four flat quarters: red, green, blue, white. Every turn of it differs from every other.
+QUARTERS = np.zeros((32, 48, 3), np.uint8)
+QUARTERS[:16, :24] = (255, 0, 0)
+QUARTERS[:16, 24:] = (0, 255, 0)
+QUARTERS[16:, :24] = (0, 0, 255)
+QUARTERS[16:, 24:] = 255
+NOISE = np.random.default_rng(7).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+
+
+def encode(image: Image.Image, format: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def refusal(data: bytes) -> images.Undecodable:
+    with pytest.raises(images.Undecodable) as caught:
+        images.decode(data)
+    assert caught.value.reason in images.REASONS
+    return caught.value
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF"])
+def test_lossless_formats_come_back_exactly(format: str) -> None:
+    decoded = images.examine(encode(Image.fromarray(NOISE), format))
+    np.testing.assert_array_equal(decoded.pixels, NOISE)
+    assert decoded.pixels.dtype == np.uint8
+    assert decoded.pixels.flags.writeable
+    assert (decoded.format, decoded.mode, decoded.frames, decoded.orientation) == (format, "RGB", 1, 1)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP"])
+def test_lossy_formats_come_back_nearly(format: str) -> None:
+    decoded = images.examine(encode(Image.fromarray(QUARTERS), format, quality=95))
+    assert np.abs(decoded.pixels[4:12, 4:20].astype(int) - QUARTERS[4:12, 4:20]).max() < 8
+    assert decoded.format == format
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_comes_out_upright(orientation: int, format: str) -> None:
+    # How a camera held that way would have stored the upright picture.
+    stored = {
+        1: QUARTERS,
+        2: QUARTERS[:, ::-1],
+        3: QUARTERS[::-1, ::-1],
+        4: QUARTERS[::-1],
+        5: QUARTERS.transpose(1, 0, 2),
+        6: np.rot90(QUARTERS),
+        7: np.rot90(QUARTERS, 2).transpose(1, 0, 2),
+        8: np.rot90(QUARTERS, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95, "subsampling": 0} if format == "JPEG" else {}
+    data = encode(Image.fromarray(np.ascontiguousarray(stored)), format, exif=exif.tobytes(), **options)
+    decoded = images.examine(data)
+    assert decoded.orientation == orientation
+    assert decoded.pixels.shape == QUARTERS.shape
+    assert np.abs(decoded.pixels[8, 8].astype(int) - (255, 0, 0)).max() < 8
+    assert np.abs(decoded.pixels[8, 40].astype(int) - (0, 255, 0)).max() < 8
+    assert np.abs(decoded.pixels[24, 8].astype(int) - (0, 0, 255)).max() < 8
+
+
+def test_illegal_exif_orientation_counts_as_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 77
+    decoded = images.examine(encode(Image.fromarray(NOISE), "PNG", exif=exif.tobytes()))
+    assert decoded.orientation == 1
+    np.testing.assert_array_equal(decoded.pixels, NOISE)
+
+
+def test_broken_exif_leaves_the_pixels() -> None:
+    data = encode(Image.fromarray(NOISE), "PNG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    np.testing.assert_array_equal(images.decode(data), NOISE)
+
+
+def test_cmyk_jpeg() -> None:
+    ink = np.zeros((32, 32, 4), np.uint8)
+    ink[:, :16] = (0, 255, 255, 0)  # magenta and yellow: red
+    ink[:, 16:] = (0, 0, 0, 128)  # half black
+    decoded = images.examine(encode(Image.fromarray(ink, mode="CMYK"), "JPEG", quality=100))
+    assert decoded.mode == "CMYK"
+    assert np.abs(decoded.pixels[16, 4].astype(int) - (255, 0, 0)).max() < 6
+    assert np.abs(decoded.pixels[16, 28].astype(int) - 127).max() < 6
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_16_bit_grey_keeps_the_high_byte(format: str) -> None:
+    grey = np.array([[0, 255, 256, 32768, 65279, 65535]], np.uint16)
+    pixels = images.decode(encode(Image.fromarray(grey), format))
+    assert pixels[0].tolist() == [[v] * 3 for v in (0, 0, 1, 128, 254, 255)]
+
+
+def test_16_bit_colour_keeps_the_high_byte() -> None:
+    row = b"\0" + struct.pack(">6H", 0, 255, 256, 32768, 65279, 65535)
+    data = png(2, 1, depth=16, colour=2, rows=row)
+    assert images.decode(data)[0].tolist() == [[0, 0, 1], [128, 254, 255]]
+
+
+def test_palette_is_looked_up_and_its_transparency_ignored() -> None:
+    image = Image.new("P", (3, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    image.putdata([2, 0, 1])
+    for options in ({}, {"transparency": 0}, {"transparency": bytes([0, 128, 255])}):
+        pixels = images.decode(encode(image, "PNG", **options))
+        assert pixels[0].tolist() == [[70, 80, 90], [10, 20, 30], [40, 50, 60]]
+
+
+def test_alpha_is_dropped_not_blended() -> None:
+    rgba = np.dstack([NOISE, np.zeros(NOISE.shape[:2], np.uint8)])
+    np.testing.assert_array_equal(images.decode(encode(Image.fromarray(rgba), "PNG")), NOISE)
+    la = Image.merge("LA", [Image.fromarray(NOISE[:, :, 0]), Image.new("L", (80, 60), 0)])
+    np.testing.assert_array_equal(images.decode(encode(la, "PNG")), np.repeat(NOISE[:, :, :1], 3, axis=2))
+
+
+def test_transparent_grey_and_colour_keep_their_value() -> None:
+    grey = Image.fromarray(NOISE[:, :, 0])
+    pixels = images.decode(encode(grey, "PNG", transparency=int(NOISE[0, 0, 0])))
+    np.testing.assert_array_equal(pixels, np.repeat(NOISE[:, :, :1], 3, axis=2))
+
+
+def test_1_bit_becomes_0_and_255() -> None:
+    bits = Image.fromarray(np.array([[True, False, True]]))
+    assert images.decode(encode(bits, "PNG"))[0].tolist() == [[255] * 3, [0] * 3, [255] * 3]
+
+
+def test_animated_gif_gives_its_first_frame() -> None:
+    frames = [Image.new("RGB", (12, 8), colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+    decoded = images.examine(encode(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    assert (decoded.frames, decoded.format) == (3, "GIF")
+    assert decoded.pixels.shape == (8, 12, 3)
+    assert (decoded.pixels == (255, 0, 0)).all()
+
+
+def test_trailing_bytes_after_a_jpeg_are_accepted() -> None:
+    data = encode(Image.fromarray(NOISE), "JPEG")
+    np.testing.assert_array_equal(images.decode(data + b"garbage" * 9), images.decode(data))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"])
+@pytest.mark.parametrize("part", [0.5, 0.99])
+def test_cut_files_are_truncated(format: str, part: float) -> None:
+    data = encode(Image.fromarray(NOISE), format)
+    assert refusal(data[: int(len(data) * part)]).reason == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"<!doctype html><title>404</title>", "not_an_image"),
+        (b"BMW makes cars, this is a text about them", "not_an_image"),
+        (b"\0\0\0\x18ftypheic" + bytes(64), "format"),
+        (b"II*\0" + b"\xff" * 40, "decoder_error"),
+    ],
+)
+def test_refusals(data: bytes, reason: str) -> None:
+    assert refusal(data).reason == reason
+
+
+def test_32_bit_images_are_refused_with_the_way_out() -> None:
+    error = refusal(encode(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"))
+    assert error.reason == "decoder_error"
+    assert "8 bits" in error.detail
+
+
+def png(width: int, height: int, depth: int = 8, colour: int = 2, rows: bytes = b"") -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">2I5B", width, height, depth, colour, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_bomb_is_refused_from_its_header() -> None:
+    error = refusal(png(19_000, 19_000))
+    assert error.reason == "too_large"
+    assert "19000 x 19000" in error.detail
+
+
+def test_detail_is_the_same_every_time() -> None:
+    data = b"II*\0" + b"\xff" * 40
+    assert refusal(data).detail == refusal(data).detail
+    assert "0x" not in refusal(data).detail
+
+
+def test_refusal_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(images.Undecodable("empty", "0 bytes")))
+    assert (error.reason, error.detail) == ("empty", "0 bytes")
+
+
+def test_nothing_but_undecodable_escapes() -> None:
+    """Flip bytes of every format: pixels or Undecodable, never Pillow's own error or warning."""
+    rng = np.random.default_rng(3)
+    small = Image.fromarray(NOISE[:20, :20])
+    outcomes = set()
+    for format in images.FORMATS:
+        whole = encode(small, format)
+        for _ in range(40):
+            broken = bytearray(whole)
+            for at in rng.integers(0, min(len(whole), 200), 4):
+                broken[at] = rng.integers(0, 256)
+            try:
+                assert images.decode(bytes(broken)).ndim == 3
+                outcomes.add("pixels")
+            except images.Undecodable as error:
+                outcomes.add(error.reason)
+    assert {"pixels", "decoder_error"} <= outcomes
+
+
+def test_resize_stretches_and_antialiases() -> None:
+    checks = np.indices((64, 128)).sum(axis=0) % 2 * 255
+    board = np.repeat(checks[:, :, None], 3, axis=2).astype(np.uint8)
+    small = images.resize(board, 16)
+    assert small.shape == (16, 16, 3)
+    assert small.dtype == np.uint8
+    assert np.abs(small.astype(int) - 127).max() < 12  # without antialiasing it would be 0 and 255
+    np.testing.assert_array_equal(images.resize(small, 16), small)
+    wide = images.resize(QUARTERS, 96)
+    assert wide[8, 8].tolist() == [255, 0, 0]
+    assert wide[8, 88].tolist() == [0, 255, 0]
+
+
+def test_sniff_reads_magic_bytes() -> None:
+    for format in images.FORMATS:
+        assert images.sniff(encode(Image.fromarray(NOISE), format)) == format
+    assert images.sniff(b"\0\0\0\x18ftypavif") == "AVIF"
+    assert images.sniff(b"hello") is None

@@ -1,0 +1,224 @@
+"""Fetching from a scripted server on this machine: what is retried, what is refused, what is left behind."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from stages.core.errors import ConfigError, EnvironmentFault, GraftError, IntegrityError
+from stages.store import fetch
+
+BODY = hashlib.sha256(b"body").digest() * 4000  # 128 kB
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+def good(request: BaseHTTPRequestHandler, body: bytes = BODY) -> None:
+    request.send_response(200)
+    request.send_header("Content-Length", str(len(body)))
+    request.end_headers()
+    request.wfile.write(body)
+
+
+def cut(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(200)
+    request.send_header("Content-Length", str(len(BODY)))
+    request.end_headers()
+    request.wfile.write(BODY[:1000])
+
+
+def hang_up(request: BaseHTTPRequestHandler) -> None:
+    request.close_connection = True
+
+
+def status(code: int) -> Answer:
+    return lambda request: request.send_error(code)
+
+
+def html(request: BaseHTTPRequestHandler) -> None:
+    good(request, b"\n<!DOCTYPE html><html><body>Please log in</body></html>")
+
+
+def redirect(place: str) -> Answer:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(302)
+        request.send_header("Location", place)
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
+    return answer
+
+
+class Server:
+    """Answers one request after the other with `answers`; keeps the headers it received."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.headers: list[Any] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                server.headers.append(self.headers)
+                server.answers.pop(0)(self)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/images.zip"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    scripted = Server()
+    thread = Thread(target=scripted.http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield scripted
+    scripted.http.shutdown()
+    thread.join()
+    scripted.http.server_close()
+
+
+class Fetching:
+    """Fetches into an empty folder, noting the pauses instead of sleeping."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.pauses = folder, list[float]()
+
+    def __call__(self, url: str, *, retries: int = 3, max_bytes: int = 2**20, timeout: float = 5.0) -> bytes:
+        target = self.folder / "fetched"
+        fetch.fetch(url, target, fetch.Patience(timeout, retries), max_bytes, self.pauses.append)
+        assert [path.name for path in self.folder.iterdir()] == ["fetched"]
+        return target.read_bytes()
+
+    def fails(self, kind: type[GraftError], url: str, **options: Any) -> str:
+        with pytest.raises(kind) as caught:
+            self(url, **options)
+        assert list(self.folder.iterdir()) == []
+        return str(caught.value)
+
+
+@pytest.fixture
+def fetching(tmp_path: Path) -> Fetching:
+    return Fetching(tmp_path)
+
+
+def test_a_good_server(server: Server, fetching: Fetching) -> None:
+    server.answers = [good]
+    assert fetching(server.url) == BODY
+    assert fetching.pauses == []
+
+
+def test_passing_faults_are_retried_with_growing_pauses(server: Server, fetching: Fetching) -> None:
+    server.answers = [status(503), cut, hang_up, status(429), good]
+    assert fetching(server.url, retries=4) == BODY
+    assert fetching.pauses == [1.0, 2.0, 4.0, 8.0]
+
+
+def test_after_the_last_try_it_gives_up(server: Server, fetching: Fetching) -> None:
+    server.answers = [cut, cut, cut]
+    message = fetching.fails(EnvironmentFault, server.url, retries=2)
+    assert "cut after 1,000 of 128,000 bytes, in 3 tries" in message
+    assert server.url in message
+    assert (server.answers, fetching.pauses) == ([], [1.0, 2.0])
+
+
+@pytest.mark.parametrize("code", [404, 403, 401, 410])
+def test_refusals_are_not_retried(code: int, server: Server, fetching: Fetching) -> None:
+    server.answers = [status(code), good]
+    assert f"answered {code}" in fetching.fails(EnvironmentFault, server.url)
+    assert (len(server.answers), fetching.pauses) == (1, [])
+
+
+def test_a_server_that_is_not_there(server: Server, fetching: Fetching) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:
+        gone = f"http://127.0.0.1:{other.server_address[1]}/x.zip"
+    assert "Connection refused, in 2 tries" in fetching.fails(EnvironmentFault, gone, retries=1)
+
+
+def test_a_silent_server_is_left_after_the_timeout(server: Server, fetching: Fetching) -> None:
+    server.answers = [lambda request: request.rfile.read(1) and None]  # waits for what never comes
+    assert "timed out" in fetching.fails(EnvironmentFault, server.url, retries=0, timeout=0.2)
+
+
+def test_an_html_page_is_no_archive(server: Server, fetching: Fetching) -> None:
+    server.answers = [html, good]
+    assert "HTML page instead of a file" in fetching.fails(EnvironmentFault, server.url)
+    assert len(server.answers) == 1
+
+
+def test_too_large_by_header_or_by_bytes(server: Server, fetching: Fetching) -> None:
+    def unannounced(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.end_headers()
+        request.wfile.write(BODY)
+
+    server.answers = [good, unannounced]
+    for _ in range(2):
+        message = fetching.fails(IntegrityError, server.url, max_bytes=1000)
+        assert "download.max_bytes allows 1,000" in message
+
+
+def test_redirects_within_http_are_followed(server: Server, fetching: Fetching) -> None:
+    server.answers = [redirect("/elsewhere"), good]
+    assert fetching(server.url) == BODY
+
+
+def test_redirects_out_of_http_are_refused(server: Server, fetching: Fetching) -> None:
+    server.answers = [redirect("ftp://127.0.0.1/x")]
+    assert "refused its redirect to ftp://127.0.0.1/x" in fetching.fails(EnvironmentFault, server.url)
+    server.answers = [redirect("file:///etc/hostname")]
+    fetching.fails(EnvironmentFault, server.url)
+
+
+def test_redirects_never_lose_encryption() -> None:
+    handler = fetch.Redirects()
+    request = urllib.request.Request("https://host/a?token=secret")
+    with pytest.raises(EnvironmentFault, match=r"refused its redirect to http://other/b$") as caught:
+        handler.redirect_request(request, io.BytesIO(), 302, "Found", {}, "http://other/b?token=secret")
+    assert "secret" not in str(caught.value)
+    followed = handler.redirect_request(request, io.BytesIO(), 302, "Found", {}, "https://other/b")
+    assert followed is not None
+    assert followed.full_url == "https://other/b"
+
+
+def test_a_login_is_sent_to_its_host_only_and_never_shown(server: Server, fetching: Fetching) -> None:
+    server.answers = [redirect("/elsewhere"), status(404)]
+    url = server.url.replace("http://", "http://me:p%40ss@") + "?token=secret"
+    message = fetching.fails(EnvironmentFault, url)
+    assert server.url in message
+    assert not any(word in message for word in ("p%40ss", "p@ss", "secret", "me:"))
+    assert server.headers[0]["Authorization"] == "Basic " + base64.b64encode(b"me:p@ss").decode()
+    assert "Authorization" not in server.headers[1]
+
+
+def test_the_environments_proxy_is_used(server: Server, fetching: Fetching, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", server.url.rsplit("/", 1)[0])
+    monkeypatch.setenv("no_proxy", "")
+    server.answers = [good]
+    assert fetching("http://images.invalid/x.zip") == BODY
+    assert server.headers[0]["Host"] == "images.invalid"
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "ftp://h/x", "s3://b/x", "http://", "http:///x", "https://me:pw@h:port/x",
+            "https://h/a b", "https://h/ü", "https://h/x\n", "https://me:pw@[::1/x"],
+)  # fmt: skip
+def test_urls_that_are_wrong(url: str, fetching: Fetching) -> None:
+    assert "pw" not in fetching.fails(ConfigError, url)
+
+
+def test_redacted() -> None:
+    assert fetch.redacted("https://me:pw@host:81/a/b.zip?token=1#x") == "https://host:81/a/b.zip"
+    assert fetch.redacted("data/images?x@y") == "data/images?x@y"
