@@ -1,0 +1,145 @@
+"""What the answered rules amount to, as the one record that results.json and the page both show."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from stages.core.expectations import Rule
+from stages.core.facts import Facts
+
+NAMES_KEPT = 20  # failing rows named per rule
+GROUPS_KEPT = 50  # duplicate groups listed
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Great Expectations' answer to one rule."""
+
+    rule: Rule
+    success: bool
+    observed: float  # share of rows that fail, 0-1; for a rule about a whole table, the number it found
+    failing: int  # rows
+    failing_names: tuple[str, ...]  # the first of them: image names, or class labels
+
+
+def results(
+    answers: Sequence[Answer],
+    facts: Sequence[Facts],
+    groups: Sequence[str],
+    reasons: Sequence[str | None],
+    classes: pa.Table,
+    skipped: Sequence[Mapping[str, str]],
+) -> dict[str, Any]:
+    """The record of one validation, made of JSON values only.
+
+    `classes` is evidence.class_table's; `skipped` is what download left out, as {name, reason}.
+    """
+    failed = [answer for answer in answers if not answer.success]
+    critical = any(answer.rule.severity == "critical" for answer in failed)
+    warned = any(answer.rule.severity == "warning" for answer in failed)
+    return {
+        "verdict": "rejected" if critical else "accepted_with_warnings" if warned else "accepted",
+        "images": len(facts),
+        "accepted": sum(reason is None for reason in reasons),
+        "quarantined": dict(sorted(Counter(reason for reason in reasons if reason).items())),
+        "rules": [_record(answer) for answer in answers],
+        "classes": {
+            row["label"]: {"images": row["images"], "accepted": row["accepted"]} for row in classes.to_pylist()
+        },
+        **_duplicates(facts, groups, reasons),
+        "skipped_by_download": [{"name": row["name"], "reason": row["reason"]} for row in skipped],
+    }
+
+
+def failed_rules(record: Mapping[str, Any], severity: str | None = None) -> list[dict[str, Any]]:
+    """The broken rules of a record, of one severity or of all."""
+    return [r for r in record["rules"] if not r["success"] and severity in (None, r["severity"])]
+
+
+def rejection(record: Mapping[str, Any], report: str) -> str:
+    """Why the data is rejected, as the message of DataRejected: every broken critical rule."""
+    lines = []
+    for rule in failed_rules(record, "critical"):
+        named = f": {', '.join(map(repr, rule['failing_names'][:5]))}" if rule["failing_names"] else ""
+        more = " …" if rule["failing"] > 5 else ""
+        lines.append(f"  {rule['id']}: {rule['description']} Observed {observation(rule)}{named}{more}")
+    noun = "critical rule is" if len(lines) == 1 else "critical rules are"
+    head = f"{len(lines)} {noun} broken; nothing was trained"
+    return "\n".join([head, *lines, f"Open {report} for the files"])
+
+
+def summary(record: Mapping[str, Any]) -> str:
+    """One line on data that is accepted."""
+    out = sum(record["quarantined"].values())
+    warnings = len(failed_rules(record, "warning"))
+    plural = "" if warnings == 1 else "s"
+    return (
+        f"{record['accepted']:,} of {record['images']:,} images accepted "
+        f"in {len(record['classes'])} classes, {out:,} quarantined, {warnings} warning{plural}"
+    )
+
+
+def observation(rule: Mapping[str, Any]) -> str:
+    """What was found, in words: '12 rows, 3.4 %'."""
+    if rule["threshold"] is None:
+        return f"{rule['observed']:,.6g}"
+    what = "class" if rule["table"] == "classes" else "file"
+    plural = "" if rule["failing"] == 1 else "es" if what == "class" else "s"
+    return f"{rule['failing']:,} {what}{plural} ({100 * rule['observed']:.3g} %)"
+
+
+def _record(answer: Answer) -> dict[str, Any]:
+    rule = answer.rule
+    return {
+        "id": rule.id,
+        "table": rule.table,
+        "severity": rule.severity,
+        "success": answer.success,
+        "observed": round(answer.observed, 9),
+        "threshold": rule.threshold,
+        "failing": answer.failing,
+        "failing_names": list(answer.failing_names[:NAMES_KEPT]),
+        "description": rule.description,
+        "advice": rule.advice,
+    }
+
+
+def _duplicates(
+    facts: Sequence[Facts], groups: Sequence[str], reasons: Sequence[str | None]
+) -> dict[str, dict[str, Any]]:
+    members: defaultdict[str, list[Facts]] = defaultdict(list)
+    for fact, group, reason in zip(facts, groups, reasons, strict=True):
+        if reason is None:
+            members[group].append(fact)
+    several = [group for group in members.values() if len(group) > 1]
+    several.sort(key=lambda group: (-len(group), group[0].name))
+    exact = [group for group in several if len({fact.image_id for fact in group}) == 1]
+    leaking = [group for group in several if len({f.given_split for f in group if f.given_split}) > 1]
+    return {
+        "duplicate_groups": {
+            "exact": len(exact),
+            "near": len(several) - len(exact),
+            "files": sum(len(group) for group in several),
+            "listed": [_listed(group) for group in several[:GROUPS_KEPT]],
+        },
+        "leakage": {
+            "groups": len(leaking),
+            "files": sum(len(group) for group in leaking),
+            "listed": [_listed(group) for group in leaking[:GROUPS_KEPT]],
+        },
+    }
+
+
+def _listed(group: Sequence[Facts]) -> dict[str, Any]:
+    return {
+        "kind": "exact" if len({fact.image_id for fact in group}) == 1 else "near",
+        "files": len(group),
+        "labels": sorted({fact.label for fact in group}),
+        "splits": sorted({fact.given_split for fact in group if fact.given_split}),
+        "names": [fact.name for fact in group[:NAMES_KEPT]],
+    }
