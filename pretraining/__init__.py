@@ -1,0 +1,1 @@
+"""How the small default base network was made."""
