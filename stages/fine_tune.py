@@ -1,0 +1,194 @@
+"""fine_tune: phase 1 trains a head on the frozen base's features, phase 2 the layers above the cut.
+
+Both phases read stored tensors, so neither runs the frozen part. BatchNormalization stays frozen, the
+second phase's rate is a tenth of the first's unless set, and each phase keeps its best epoch.
+
+Reads   data/feature_extract/
+Writes  data/fine_tune/{model.keras, frozen_head.keras, from_scratch.keras, training.json}, reports/fine_tune/
+Run     python -m stages.fine_tune
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from stages.core.parameters import Problem, StageParams
+from stages.store import documents, outputs, params, process, tensorflow_runtime
+from stages.store.features import Examples, FeatureReader
+from stages.store.learning_curves import LearningCurves
+
+if TYPE_CHECKING:
+    import keras
+
+FEATURES = Path("data/feature_extract")
+OUT = Path("data/fine_tune")
+REPORT = Path("reports/fine_tune")
+
+
+class Phase(BaseModel):
+    """Length and rate of one phase. An epoch passes every training image once, one view of it."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    epochs: int = Field(10, ge=0, le=10_000, description="at most this many")
+    batch_size: int = Field(32, ge=1, le=4096, description="images per step")
+    learning_rate: float | None = Field(None, gt=0.0, le=1.0, description="Adam's")
+    stop_after: int = Field(0, ge=0, description="epochs without a lower validation loss; 0 never stops")
+    reduce_after: int = Field(0, ge=0, description="epochs without one before the rate drops; 0 never")
+    reduce_by: float = Field(3.0, gt=1.0, le=1000.0, description="what the rate is divided by")
+
+
+class FineTuneParams(StageParams):
+    """What is trained, for how long and how fast."""
+
+    fine_tune_at: int = Field(100, ge=0, description="index of the first base layer that phase 2 trains")
+    dropout: float = Field(0.2, ge=0.0, lt=1.0, description="share of pooled features dropped before the head")
+    head: Phase = Field(Phase(epochs=20, learning_rate=1e-3), description="phase 1; learning_rate is required")
+    tail: Phase = Field(Phase(epochs=10), description="phase 2; learning_rate null is a tenth of phase 1's")
+    from_scratch: bool = Field(False, description="also train from random weights at the same cost, as a baseline")
+    threads: int = Field(2, ge=1, le=256, description="TensorFlow's intra-op threads; the count decides the bytes")
+    seed: int = Field(1, ge=0, description="seed of initial weights, dropout and order")
+
+    def across(self, blocks: Mapping[str, StageParams]) -> Iterator[Problem]:
+        """What feature_extract stores must be what this stage trains from."""
+        extract: Any = blocks["feature_extract"]
+        if self.head.learning_rate is None:
+            yield Problem("fine_tune.head.learning_rate", "received null; must be a number > 0 and <= 1")
+        if self.fine_tune_at < extract.cut_at:
+            yield Problem(
+                "fine_tune.fine_tune_at",
+                f"received {self.fine_tune_at}; layers below feature_extract.cut_at ({extract.cut_at}) are stored, "
+                f"not trained. Raise it, or lower feature_extract.cut_at to {self.fine_tune_at}",
+            )
+        if self.from_scratch and not extract.pixels:
+            yield Problem("fine_tune.from_scratch", "received true, which needs feature_extract.pixels: true")
+
+
+def main() -> str:
+    settings = params.read(FineTuneParams)
+    device = tensorflow_runtime.start(settings.threads, settings.seed)
+    # These import Keras, so they wait until TensorFlow has been started.
+    from stages.core import backbones, classifier
+    from stages.store import models
+
+    stored = FeatureReader(FEATURES)
+    of_trunk = stored.trunk["settings"]
+    name, cut = of_trunk["backbone"], stored.trunk["cut"]
+    base = backbones.build(name, of_trunk["image_size"], of_trunk["alpha"])
+    models.load_weights(base, FEATURES / "base.weights.h5", name)
+    head = classifier.head(stored.trunk["pooled_features"], len(stored.classes), settings.dropout, settings.seed)
+
+    with outputs.replacing(OUT, REPORT) as (out, report):
+        with LearningCurves(report, settings.head.epochs + settings.tail.epochs, "fine_tune") as curves:
+            phase_1 = _fit(head, stored, "pooled", settings, settings.head, curves)
+            models.save(head, out / "frozen_head.keras")
+            backbones.freeze_below(base, settings.fine_tune_at)
+            from_cut = classifier.from_activations(backbones.tail(base, name, cut), head)
+            phase_2 = _fit(from_cut, stored, "activations" if cut else "pixels", settings, settings.tail, curves)
+        models.save(classifier.from_pixels(base, name, head), out / "model.keras")
+        outcomes = {"head": phase_1, "tail": phase_2}
+        if settings.from_scratch:
+            epochs = _same_budget(base, cut, of_trunk["views"], phase_2["epochs"])
+            with LearningCurves(report / "from_scratch", epochs, "from scratch") as curves:
+                scratch, outcomes["from_scratch"] = _from_scratch(stored, settings, epochs, curves)
+            models.save(scratch, out / "from_scratch.keras")
+        training = {"settings": settings.model_dump(), "phases": outcomes, "device": device}
+        documents.write(out / "training.json", training)
+    return (
+        f"head {phase_1['epochs']} epochs → val accuracy {phase_1['val_accuracy']:.4f}, "
+        f"tail {phase_2['epochs']} epochs → {phase_2['val_accuracy']:.4f}, on {device}"
+    )
+
+
+def _fit(
+    model: keras.Model,
+    stored: FeatureReader,
+    kind: str,
+    settings: FineTuneParams,
+    phase: Phase,
+    curves: LearningCurves,
+) -> dict[str, Any]:
+    """Train one phase in place; returns what it did, for training.json."""
+    from stages.core import training
+
+    train, val = stored.examples(kind, "train"), stored.examples(kind, "val")
+    rate = phase.learning_rate or (settings.head.learning_rate or 0.0) / 10
+    schedule = training.Schedule(
+        phase.epochs, phase.batch_size, rate, phase.stop_after, phase.reduce_after, phase.reduce_by
+    )
+    outcome = training.fit(
+        model,
+        training.Batches(_take(train, kind, stored), train.labels, train.views, phase.batch_size, settings.seed),
+        training.Batches(_take(val, kind, stored), val.labels, 1, phase.batch_size, None),
+        schedule,
+        curves.epoch,
+    )
+    return {"learning_rate": rate, **dataclasses.asdict(outcome)}
+
+
+def _take(examples: Examples, kind: str, stored: FeatureReader) -> Any:
+    """Stored tensors as they are; pixels freshly augmented in each epoch after the first."""
+    if kind != "pixels":
+        return lambda images, views, epoch: examples.take(images, views)
+    import numpy as np
+
+    from stages.core.augmentation import Augmentation, augment
+
+    limits = Augmentation.model_validate(stored.trunk["settings"]["augmentation"])
+    seed = stored.trunk["settings"]["seed"]
+
+    def fresh(images: Any, views: Any, epoch: int) -> Any:
+        pixels = examples.take(images, views)
+        if epoch == 0:
+            return pixels
+        keys = [f"{seed}:{examples.image_ids[image]}:{epoch}" for image in images]
+        return np.stack([augment(picture, limits, key) for picture, key in zip(pixels, keys, strict=True)])
+
+    return fresh
+
+
+def _same_budget(base: keras.Model, cut: int, views: int, tail_epochs: int) -> int:
+    """Epochs from scratch that cost what the fine-tuning cost, in multiplications per training image.
+
+    Fine-tuning ran the whole base forward once a view and the tail forward and backward once an
+    epoch; from scratch, an epoch runs all of it both ways. Backward costs about twice forward.
+    """
+    from stages.core import backbones
+
+    whole, tail = backbones.multiplications(base), backbones.multiplications(base, cut + 1)
+    return max(1, round((views * whole + 3 * tail_epochs * tail) / (3 * whole)))
+
+
+def _from_scratch(
+    stored: FeatureReader, settings: FineTuneParams, epochs: int, curves: LearningCurves
+) -> tuple[keras.Model, dict[str, Any]]:
+    """The same network from random weights, on the same images in batches of phase 2's size.
+
+    It gets what helps it: fresh augmentation, every layer trainable, phase 1's higher rate, and
+    BatchNormalization statistics that follow a short training (Keras's MobileNetV2 forgets over
+    about 1,000 steps, which would leave it near chance however well it had learnt).
+    """
+    import keras
+
+    from stages.core import backbones, classifier
+
+    keras.utils.set_random_seed(settings.seed)
+    of_trunk = stored.trunk["settings"]
+    name = of_trunk["backbone"]
+    base = backbones.build(name, of_trunk["image_size"], of_trunk["alpha"])
+    for layer in base.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.9
+    head = classifier.head(stored.trunk["pooled_features"], len(stored.classes), settings.dropout, settings.seed)
+    model = classifier.from_pixels(base, name, head)
+    budget = Phase(epochs=epochs, batch_size=settings.tail.batch_size, learning_rate=settings.head.learning_rate)
+    return model, _fit(model, stored, "pixels", settings, budget, curves)
+
+
+if __name__ == "__main__":
+    process.run("fine_tune", main)

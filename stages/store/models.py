@@ -1,0 +1,103 @@
+"""Keras models and weights on disk: checked before they are opened, written byte-deterministically."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.core import backbones
+from stages.core.errors import ConfigError, EnvironmentFault, IntegrityError
+from stages.store.hashes import check_pin
+
+if TYPE_CHECKING:
+    import keras
+
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can carry
+
+
+def pretrained_base(name: str, image_size: int, alpha: float, weights: str, pin: str | None) -> keras.Model:
+    """The catalogue's base with pretrained weights.
+
+    `weights` is "imagenet" (Keras's cache under KERAS_HOME, else its download) or the path of a
+    weights-only HDF5 file, whose SHA-256 must be `pin`. Raises ConfigError where the path or the
+    file's layers do not fit, IntegrityError where the pin does not, EnvironmentFault where Keras cannot fetch.
+    """
+    if weights == "imagenet":
+        try:
+            return backbones.build(name, image_size, alpha, "imagenet")
+        except Exception as error:  # Keras wraps every network fault in a bare Exception
+            if "URL fetch failure" not in str(error):
+                raise
+            raise EnvironmentFault(
+                f"feature_extract.weights: Keras could not fetch the ImageNet weights ({error}). Without a "
+                "network, set KERAS_HOME to a folder with models/<Keras's file name>.h5"
+            ) from error
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"feature_extract.weights: {weights!r} is no file; use 'imagenet' or a path to .h5 weights")
+    assert pin is not None  # the parameter model refuses a path without one
+    check_pin(path, pin, "feature_extract.weights_sha256")
+    return load_weights(backbones.build(name, image_size, alpha), path, f"feature_extract.weights for {name} {alpha:g}")
+
+
+def load_weights(model: keras.Model, path: Path, what: str) -> keras.Model:
+    """Fill a model from a weights-only HDF5 file. Raises ConfigError where the shapes do not fit."""
+    try:
+        model.load_weights(path)
+    except (ValueError, OSError, KeyError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"{path}: not weights that fit {what}: {first}") from error
+    return model
+
+
+def weights_digest(model: keras.Model) -> str:
+    """SHA-256 over all weights in order, hex: names the weights whatever file they came from."""
+    digest = hashlib.sha256()
+    for weight in model.get_weights():
+        digest.update(str((weight.shape, weight.dtype)).encode())
+        digest.update(weight.tobytes())
+    return digest.hexdigest()
+
+
+def save(model: keras.Model, path: Path) -> None:
+    """Write a `.keras` file without the dates and memory addresses Keras puts in: same model, same bytes."""
+    dated = path.with_name(f".{path.name}")
+    model.save(dated.with_suffix(".keras"))
+    with zipfile.ZipFile(dated) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
+        for name in sorted(source.namelist()):
+            data = source.read(name)
+            if name == "metadata.json":
+                metadata = json.loads(data)
+                del metadata["date_saved"]
+                data = json.dumps(metadata, sort_keys=True).encode()
+            elif name == "config.json":
+                config = json.loads(data)
+                _renumber(config, {})
+                data = json.dumps(config).encode()
+            target.writestr(zipfile.ZipInfo(name, EPOCH), data)
+    dated.unlink()
+
+
+def _renumber(part: Any, numbers: dict[int, int]) -> None:
+    """Replace each `shared_object_id`, which Keras takes from memory addresses, by its order of appearance."""
+    if isinstance(part, dict):
+        if "shared_object_id" in part:
+            part["shared_object_id"] = numbers.setdefault(part["shared_object_id"], len(numbers) + 1)
+        for value in part.values():
+            _renumber(value, numbers)
+    elif isinstance(part, list):
+        for value in part:
+            _renumber(value, numbers)
+
+
+def load(path: Path) -> keras.Model:
+    """Read a `.keras` file that a stage wrote; code inside is refused (safe mode)."""
+    import keras
+
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, OSError) as error:
+        raise IntegrityError(f"{path}: not a readable Keras model ({error}); run dvc repro to rebuild it") from error

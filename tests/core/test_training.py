@@ -1,0 +1,178 @@
+"""A tiny real fine-tune: it learns, keeps its best epoch, and touches only what it may."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.core.errors import DataRejected
+
+pytestmark = pytest.mark.usefixtures("tensorflow")
+
+SIDE, CLASSES, IMAGES = 32, 3, 48
+WEIGHTS = Path(__file__).parents[2] / "pretraining" / "mobilenet_v2_0.35_96_letters.weights.h5"
+
+
+@pytest.fixture(scope="module")
+def stripes() -> tuple[np.ndarray, np.ndarray]:
+    """Pictures of three kinds: stripes across, stripes down, a bright middle. uint8 [48, 32, 32, 3]."""
+    random = np.random.default_rng(0)
+    labels = np.arange(IMAGES) % CLASSES
+    pictures = random.integers(0, 60, (IMAGES, SIDE, SIDE, 3))
+    wave = (np.arange(SIDE) // 4 % 2) * 150
+    for number, label in enumerate(labels):
+        if label == 0:
+            pictures[number] += wave[None, :, None]
+        elif label == 1:
+            pictures[number] += wave[:, None, None]
+        else:
+            pictures[number, 8:24, 8:24] += 150
+    return pictures.astype(np.uint8), labels.astype(np.int32)
+
+
+def schedule(**changes: Any) -> Any:
+    from stages.core import training
+
+    values = {"epochs": 4, "batch_size": 16, "learning_rate": 0.01}
+    never = {"stop_after": 0, "reduce_after": 0, "reduce_by": 3.0}
+    return training.Schedule(**{**values, **never, **changes})
+
+
+def build(seed: int = 3) -> tuple[Any, Any, Any]:
+    """(base, head, tail classifier with the layers from 100 trainable)."""
+    import keras
+
+    from stages.core import backbones, classifier
+
+    keras.utils.set_random_seed(seed)
+    base = backbones.build("MobileNetV2", SIDE, 0.35)
+    # From random weights nothing reaches the head: frozen BatchNormalization does not rescale it.
+    base.load_weights(WEIGHTS)
+    head = classifier.head(1280, CLASSES, 0.2, seed)
+    backbones.freeze_below(base, 100)
+    return base, head, classifier.from_activations(backbones.tail(base, "MobileNetV2", 97), head)
+
+
+def batches(tensors: np.ndarray, labels: np.ndarray, seed: int | None = 1) -> Any:
+    from stages.core import training
+
+    return training.Batches(lambda images, views, epoch: tensors[images], labels, 1, 16, seed)
+
+
+def stored(base: Any, pictures: np.ndarray) -> np.ndarray:
+    from stages.core import backbones
+
+    return np.asarray(backbones.trunk(base, "MobileNetV2", 97)(pictures.astype(np.float32))[0]).astype(np.float16)
+
+
+def test_the_tail_learns_while_frozen_layers_and_statistics_stay_bit_equal(stripes: Any) -> None:
+    import keras
+
+    from stages.core import classifier, training
+
+    pictures, labels = stripes
+    base, head, model = build()
+    activations = stored(base, pictures)
+    frozen_before = [weight.numpy() for layer in base.layers[:100] for weight in layer.weights]
+    norms = [layer for layer in base.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    norms_before = [weight.numpy() for layer in norms for weight in layer.weights]
+    late_before = base.get_layer("Conv_1").get_weights()[0]
+    seen: list[dict[str, float]] = []
+
+    train, val = batches(activations, labels), batches(activations, labels, None)
+    outcome = training.fit(model, train, val, schedule(epochs=6, learning_rate=0.003), seen.append)
+
+    assert seen[0]["loss"] > seen[-1]["loss"]
+    assert outcome.epochs == len(seen) == 6
+    assert outcome.val_loss == min(logs["val_loss"] for logs in seen)
+    assert all(map(np.array_equal, frozen_before, [w.numpy() for layer in base.layers[:100] for w in layer.weights]))
+    assert all(map(np.array_equal, norms_before, [w.numpy() for layer in norms for w in layer.weights]))
+    assert not np.array_equal(late_before, base.get_layer("Conv_1").get_weights()[0])
+    # From pixels the shipped model answers what the trained tail does, within fp16 rounding of the activations.
+    whole = np.asarray(classifier.from_pixels(base, "MobileNetV2", head)(pictures.astype(np.float32), training=False))
+    np.testing.assert_allclose(whole, np.asarray(model(activations.astype(np.float32), training=False)), atol=0.02)
+    np.testing.assert_allclose(whole.sum(1), 1.0, atol=1e-5)
+
+
+def test_twice_the_same_seed_gives_the_same_bits(stripes: Any) -> None:
+    import keras
+
+    from stages.core import training
+
+    pictures, labels = stripes
+    results = []
+    for _ in range(2):
+        base, _, model = build()
+        keras.utils.set_random_seed(5)
+        activations = stored(base, pictures)
+        train, val = batches(activations, labels), batches(activations, labels, None)
+        training.fit(model, train, val, schedule(), lambda logs: None)
+        results.append(model.get_weights())
+    assert all(map(np.array_equal, *results))
+
+
+def test_the_best_epoch_is_kept_even_if_it_is_the_start(stripes: Any) -> None:
+    from stages.core import training
+
+    pictures, labels = stripes
+    base, _, model = build()
+    before = model.get_weights()
+    val = batches(stored(base, pictures), labels, None)
+    # Trained on wrong labels, every epoch is worse than the start.
+    wrong = batches(stored(base, pictures), (labels + 1) % CLASSES)
+    outcome = training.fit(model, wrong, val, schedule(epochs=2, learning_rate=0.05), lambda logs: None)
+    assert (outcome.best_epoch, outcome.epochs) == (0, 2)
+    assert all(map(np.array_equal, before, model.get_weights()))
+
+
+def test_stopping_and_reducing_follow_their_patience(stripes: Any) -> None:
+    from stages.core import training
+
+    pictures, labels = stripes
+    base, _, model = build()
+    val = batches(stored(base, pictures), labels, None)
+    wrong = batches(stored(base, pictures), (labels + 1) % CLASSES)
+    rates: list[float] = []
+    plan = schedule(epochs=20, learning_rate=0.08, stop_after=4, reduce_after=1, reduce_by=2.0)
+    outcome = training.fit(model, wrong, val, plan, lambda logs: rates.append(float(logs["learning_rate"])))
+    assert outcome.epochs < 20
+    assert rates[0] == pytest.approx(0.08)
+    assert min(rates) <= 0.04
+
+
+def test_a_loss_that_is_not_finite_is_refused(stripes: Any) -> None:
+    from stages.core import training
+
+    pictures, labels = stripes
+    base, _, model = build()
+    activations = stored(base, pictures).astype(np.float32)
+    broken = np.where(np.arange(IMAGES)[:, None, None, None] == 7, np.nan, activations)
+    with pytest.raises(DataRejected, match="NaN or infinite"):
+        training.fit(model, batches(broken, labels), batches(activations, labels, None), schedule(), lambda logs: None)
+
+
+def test_an_epoch_passes_every_image_once_and_k_epochs_every_view() -> None:
+    from stages.core import training
+
+    asked: list[tuple[int, int]] = []
+
+    def take(images: np.ndarray, views: np.ndarray, epoch: int) -> np.ndarray:
+        asked.extend(zip(images.tolist(), views.tolist(), strict=True))
+        return np.zeros((len(images), 1))
+
+    train = training.Batches(take, np.arange(10, dtype=np.int32), views=3, batch_size=4, seed=1)
+    orders = []
+    for _ in range(3):
+        start = len(asked)
+        for number in range(len(train)):
+            inputs, labels = train[number]
+            assert inputs.dtype == np.float32
+            assert labels.tolist() == [image for image, _ in asked[-len(labels) :]]
+        orders.append([image for image, _ in asked[start:]])
+        train.on_epoch_end()
+    assert all(sorted(order) == list(range(10)) for order in orders)
+    assert orders[0] != orders[1]
+    assert sorted(asked) == [(image, view) for image in range(10) for view in range(3)]
