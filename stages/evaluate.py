@@ -1,0 +1,138 @@
+"""evaluate: how good the model is, beside its baselines, from the bytes of images it never saw.
+
+Reads   data/fine_tune/, data/feature_extract/, data/split/split.parquet, data/download/images/
+Writes  reports/evaluate/{metrics.json, details.json, predictions.parquet, confusion.csv,
+        roc.csv, mistakes.png, index.html}
+Run     python -m stages.evaluate
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from stages.core import evaluation_report
+from stages.core.parameters import StageParams
+from stages.core.schemas import PREDICTIONS, SPLIT
+from stages.store import documents, outputs, params, pictures, process, sheets, tables, tensorflow_runtime
+from stages.store.features import FeatureReader
+
+if TYPE_CHECKING:
+    import keras
+
+MODELS = Path("data/fine_tune")
+FEATURES = Path("data/feature_extract")
+SPLIT_TABLE = Path("data/split/split.parquet")
+OUT = Path("reports/evaluate")
+SIDE = 96  # pixels of a picture in the report
+
+
+class EvaluateParams(StageParams):
+    """How the figures are computed and how much is shown."""
+
+    batch_size: int = Field(64, ge=1, le=4096, description="images per run of the model")
+    resamples: int = Field(1000, ge=10, le=100_000, description="bootstrap resamples behind each interval")
+    mistakes: int = Field(24, ge=0, le=500, description="worst mistakes shown as pictures")
+    threads: int = Field(2, ge=1, le=256, description="TensorFlow's intra-op threads")
+    seed: int = Field(1, ge=0, description="seed of the bootstrap")
+
+
+def main() -> str:
+    settings = params.read(EvaluateParams)
+    stored = FeatureReader(FEATURES)
+    held_out = [row for row in tables.read(SPLIT_TABLE, SPLIT).to_pylist() if row["split"] != "train"]
+    tensorflow_runtime.start(settings.threads, settings.seed)
+    # These import Keras or scikit-learn, so they wait until the parameters have been checked.
+    from stages.core import metrics, predictions
+    from stages.store import models
+
+    rows = predictions.ordered(held_out, stored.classes)
+    probabilities = _predict(models.load(MODELS / "model.keras"), rows.names, stored, settings)
+    scratch = MODELS / "from_scratch.keras"
+    compared = {"frozen_features": _frozen(models.load(MODELS / "frozen_head.keras"), rows, stored)}
+    if scratch.exists():
+        compared["from_scratch"] = _predict(models.load(scratch), rows.names, stored, settings)
+
+    def score(values: npt.NDArray[np.float64], split: str) -> dict[str, Any]:
+        chosen = rows.splits == split
+        return metrics.evaluate(values[chosen], rows.labels[chosen], stored.classes, settings.resamples, settings.seed)
+
+    train_labels = stored.examples("pooled", "train").labels.astype(np.int64)
+    both = ("val", "test")
+    result: dict[str, Any] = {split: score(probabilities, split) for split in both}
+    result["baselines"] = {
+        "majority_class": {
+            split: metrics.majority_class(train_labels, rows.labels[rows.splits == split], len(stored.classes))
+            for split in both
+        },
+        **{name: {split: score(values, split) for split in both} for name, values in compared.items()},
+    }
+    worst = predictions.worst(rows, probabilities, settings.mistakes)
+    pixels = dict(pictures.read([rows.names[number] for number in worst], stored.trunk["settings"]["image_size"]))
+    shown = [
+        (sheets.png(pixels[rows.names[number]], SIDE), predictions.caption(rows, probabilities, stored.classes, number))
+        for number in worst
+    ]
+
+    with outputs.replacing(OUT) as (out,):
+        documents.write(out / "metrics.json", metrics.headline(result))
+        documents.write(out / "details.json", result)
+        table = predictions.table(rows, probabilities, stored.classes)
+        tables.write(out / "predictions.parquet", tables.from_rows(table, PREDICTIONS))
+        tables.write_csv(out / "confusion.csv", predictions.confusion(table, "test"))
+        tables.write_csv(out / "roc.csv", predictions.roc(rows, probabilities, stored.classes, "test"))
+        sheets.contact_sheet(out / "mistakes.png", [picture for picture, _ in shown], 8, SIDE)
+        mix_ups = predictions.mix_ups(table, "test", 25)
+        page = evaluation_report.build(stored.classes, result, shown, mix_ups)
+        (out / "index.html").write_text(page, encoding="utf-8")
+    test, frozen = result["test"], result["baselines"]["frozen_features"]["test"]
+    beside = f"frozen features {frozen['accuracy']:.4f}"
+    if "from_scratch" in compared:
+        beside += f", from scratch {result['baselines']['from_scratch']['test']['accuracy']:.4f}"
+    return (
+        f"test accuracy {test['accuracy']:.4f} ({test['accuracy_low']:.4f} to {test['accuracy_high']:.4f}) on "
+        f"{test['images']:,} images, val {result['val']['accuracy']:.4f}; {beside}; {OUT / 'index.html'}"
+    )
+
+
+def _predict(
+    model: keras.Model, names: list[str], stored: FeatureReader, settings: EvaluateParams
+) -> npt.NDArray[np.float64]:
+    """Probabilities float64 [N, classes] in the order of `names`, from the images' bytes."""
+    size = stored.trunk["settings"]["image_size"]
+    row_of = {name: number for number, name in enumerate(names)}
+    out = np.zeros((len(names), len(stored.classes)))
+    batch = np.zeros((settings.batch_size, size, size, 3), np.float32)
+    filled: list[int] = []
+
+    def flush() -> None:
+        if filled:
+            out[filled] = model.predict_on_batch(batch)[: len(filled)]
+            filled.clear()
+
+    for name, pixels in process.progress(pictures.read(names, size), "evaluate", len(names)):
+        batch[len(filled)] = pixels
+        filled.append(row_of[name])
+        if len(filled) == settings.batch_size:
+            flush()
+    flush()
+    return out
+
+
+def _frozen(head: keras.Model, rows: Any, stored: FeatureReader) -> npt.NDArray[np.float64]:
+    """Probabilities of phase 1's head on stored features, float64 [N, classes] in the order of `rows`."""
+    out = np.zeros((len(rows.names), len(stored.classes)))
+    row_of = {name: number for number, name in enumerate(rows.names)}
+    for split in ("val", "test"):
+        examples = stored.examples("pooled", split)
+        features = examples.take(np.arange(len(examples.names)), np.zeros(len(examples.names), np.intp))
+        out[[row_of[name] for name in examples.names]] = head.predict(features.astype(np.float32), verbose=0)
+    return out
+
+
+if __name__ == "__main__":
+    process.run("evaluate", main)

@@ -1,0 +1,74 @@
+"""SavedModel folders: written byte-deterministically, tried in a process that knows nothing of graft."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from stages.core.errors import EnvironmentFault, IntegrityError
+
+DEADLINE = 300  # seconds for one smoke run; loading TensorFlow takes about 5
+
+# Runs isolated (-I) in an empty folder: no project code can be imported, as where the model is served.
+SMOKE = """
+import base64, json, sys
+import tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+images = [base64.b64decode(text) for text in json.load(sys.stdin)]
+answer = model.signatures["serving_default"](image_bytes=tf.constant(images))
+json.dump({"label": [label.decode() for label in answer["label"].numpy().tolist()],
+           "probabilities": answer["probabilities"].numpy().tolist()}, sys.stdout)
+"""
+
+
+def write(module: Any, folder: Path) -> None:
+    """Save a serving.Classifier with its two signatures; the same module gives the same bytes."""
+    import tensorflow as tf
+
+    signatures = {"serving_default": module.bytes_signature, "pixels": module.pixels_signature}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+    # The fingerprint carries a random identifier; TensorFlow loads a model without one.
+    (folder / "fingerprint.pb").unlink(missing_ok=True)
+
+
+def smoke(folder: Path, classes: list[str], expected: list[tuple[bytes, list[float]]], tolerance: float) -> float:
+    """Classify real images with the saved model in a clean process; returns the largest difference.
+
+    `expected` pairs file bytes with the probabilities that evaluate found. Raises IntegrityError where
+    a label differs or a probability is off by more than `tolerance`, EnvironmentFault where it does not run.
+    """
+    request = json.dumps([base64.b64encode(data).decode() for data, _ in expected])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    with tempfile.TemporaryDirectory() as empty:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-I", "-c", SMOKE, str(folder.resolve())],
+                input=request, capture_output=True, text=True, cwd=empty, env=environment, timeout=DEADLINE,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise EnvironmentFault(f"{folder}: the exported model gave no answer in {DEADLINE} s") from None
+    if done.returncode != 0:
+        last = "\n".join(done.stderr.strip().splitlines()[-5:])
+        raise EnvironmentFault(f"{folder}: the exported model does not run in a clean process:\n{last}")
+    answer = json.loads(done.stdout)
+    largest = 0.0
+    for number, (_, wanted) in enumerate(expected):
+        got = answer["probabilities"][number]
+        largest = max([largest, *(abs(a - b) for a, b in zip(wanted, got, strict=True))])
+        best = classes[max(range(len(wanted)), key=wanted.__getitem__)]
+        named = answer["label"][number]
+        if named != classes[max(range(len(got)), key=got.__getitem__)]:
+            raise IntegrityError(f"{folder}: on test image {number} it names {named!r}, not its likeliest class")
+        if largest > tolerance:
+            raise IntegrityError(
+                f"{folder}: on test image {number} the exported model differs from the evaluated one by {largest:.3f} "
+                f"(evaluated {best!r}, exported {named!r}); export.tolerance is {tolerance:g}"
+            )
+    return largest

@@ -1,0 +1,84 @@
+"""Figures against scikit-learn, and intervals against what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+from stages.core import metrics
+
+CLASSES = ["a", "b", "c"]
+
+
+@pytest.fixture
+def predictions() -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 400)
+    scores = random.random((400, 3)) + 0.8 * np.eye(3)[labels]
+    scores[::7] = np.round(scores[::7], 1)  # ties
+    return scores / scores.sum(1, keepdims=True), labels
+
+
+def test_point_figures_are_the_references(predictions: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities, labels = predictions
+    result = metrics.evaluate(probabilities, labels, CLASSES, resamples=50, seed=1)
+    chosen = probabilities.argmax(1)
+    assert result["accuracy"] == pytest.approx(reference.accuracy_score(labels, chosen))
+    assert result["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(labels, chosen))
+    assert result["macro_f1"] == pytest.approx(reference.f1_score(labels, chosen, average="macro"))
+    assert result["loss"] == pytest.approx(reference.log_loss(labels, probabilities))
+    assert result["roc_auc"] == pytest.approx(reference.roc_auc_score(labels, probabilities, multi_class="ovr"))
+    assert result["per_class"]["b"]["recall"] == pytest.approx(reference.recall_score(labels, chosen, average=None)[1])
+    assert result["confusion"] == reference.confusion_matrix(labels, chosen).tolist()
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "loss", "roc_auc"):
+        assert result[f"{name}_low"] < result[name] < result[f"{name}_high"]
+
+
+def test_a_missing_class_and_a_perfect_model_are_no_trouble() -> None:
+    labels = np.array([0, 0, 1, 1])
+    result = metrics.evaluate(np.eye(3)[labels], labels, CLASSES, resamples=20, seed=1)
+    assert (result["accuracy"], result["balanced_accuracy"], result["roc_auc"]) == (1.0, 1.0, 1.0)
+    assert result["per_class"]["c"] == {"images": 0, "precision": 0.0, "recall": 0.0, "f1": 0.0}
+    assert result["accuracy_low"] < 1.0
+
+
+def test_wilson_known_value_and_bounds() -> None:
+    assert metrics.wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert metrics.wilson(0, 0) == (0.0, 1.0)
+    assert metrics.wilson(5, 5)[1] == 1.0
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    random = np.random.default_rng(3)
+    inside = 0
+    for trial in range(200):
+        labels = random.integers(0, 2, 150)
+        right = random.random(150) < 0.85
+        chosen = np.where(right, labels, 1 - labels)
+        probabilities = np.eye(2)[chosen] * 0.8 + 0.1
+        low, high = metrics.bootstrap(probabilities, labels, 200, trial)["balanced_accuracy"]
+        inside += low <= 0.85 <= high
+    assert 0.89 <= inside / 200 <= 0.99
+
+
+def test_the_bootstrap_is_seeded_and_does_not_depend_on_its_chunks(
+    predictions: tuple[np.ndarray, np.ndarray],
+) -> None:
+    assert metrics.bootstrap(*predictions, 100, 1) == metrics.bootstrap(*predictions, 100, 1)
+    assert metrics.bootstrap(*predictions, 100, 1) != metrics.bootstrap(*predictions, 100, 2)
+
+
+def test_majority_class_answers_the_commonest_training_class() -> None:
+    result = metrics.majority_class(np.array([2, 2, 0]), np.array([2, 0, 1, 2]), 3)
+    assert result["accuracy"] == 0.5
+    assert result["balanced_accuracy"] == pytest.approx(1 / 3)
+
+
+def test_the_headline_is_scalars_only(predictions: tuple[np.ndarray, np.ndarray]) -> None:
+    result = metrics.evaluate(*predictions, CLASSES, 20, 1)
+    both = {"val": result, "test": result}
+    short = metrics.headline({**both, "baselines": {"frozen_features": both}})
+    assert short["test"]["accuracy"] == result["accuracy"]
+    assert short["baselines"] == {"frozen_features": {split: {"accuracy": result["accuracy"]} for split in both}}
+    assert all(isinstance(value, float) for split in both for value in short[split].values())
