@@ -1,0 +1,1 @@
+"""The `graft` console script: what DVC and Prefect lack, one small module a command."""

@@ -1,0 +1,35 @@
+"""`graft`: the commands that DVC and Prefect lack. One module a command; heavy imports inside."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from commands import check, predict, report
+from stages.core.errors import GraftError
+
+app = typer.Typer(
+    help="Fine-tune pretrained Keras image classifiers. To run the pipeline: dvc repro.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(check.check)
+app.command()(predict.predict)
+app.command()(report.report)
+
+
+def main() -> None:
+    """The console script: an error graft raises on purpose ends as one message and its exit code."""
+    try:
+        app()
+    except GraftError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]graft[/]: {escape(str(error))}")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""params.yaml: every problem at once, in words, before any stage starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages.core.errors import ConfigError
+from stages.split import SplitParams
+from stages.store import params
+
+ROOT = Path(__file__).parents[2]
+LEGAL = "download: {}\nvalidate: {}\nsplit: {}\nfeature_extract: {}\nfine_tune: {}\nevaluate: {}\nexport: {}\n"
+
+
+def problems(tmp_path: Path, text: str | bytes) -> str:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError) as caught:
+        params.read(SplitParams, path)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_defaults_are_legal_and_typed(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(LEGAL.replace("split: {}", "split: {val_fraction: 0.3}"))
+    settings = params.read(SplitParams, path)
+    assert isinstance(settings, SplitParams)
+    assert settings.val_fraction == 0.3
+    assert set(params.read_all(path)) == set(params.STAGES)
+
+
+def test_every_problem_in_every_block_is_named_with_line_value_and_legal_range(tmp_path: Path) -> None:
+    text = """\
+download: {}
+validate: {}
+split:
+  val_fraction: lots
+  test_fraction: 0.95
+  sed: 3
+feature_extract:
+  views: 0
+  backbone: ResNet
+  augmentation: {rotation: 2.0, spin: 1}
+fine_tune:
+  head: {epochs: 2.5, learning_rate: .nan}
+evaluate: []
+exprot: {}
+"""
+    message = problems(tmp_path, text)
+    for expected in (
+        "line 4: split.val_fraction: received 'lots' (str); must be a number >= 0.01 and <= 0.5",
+        "line 5: split.test_fraction: received 0.95 (float); must be a number >= 0.01 and <= 0.5",
+        "line 6: split.sed: unknown key; did you mean 'seed'?",
+        "line 8: feature_extract.views: received 0 (int); must be an integer >= 1 and <= 64",
+        "line 9: feature_extract.backbone: received 'ResNet' (str); must be one of 'MobileNet', 'MobileNetV2'",
+        "line 10: feature_extract.augmentation.rotation: received 2.0 (float); must be a number >= 0.0 and <= 0.5",
+        "line 10: feature_extract.augmentation.spin: unknown key; legal keys: ",
+        "line 12: fine_tune.head.epochs: received 2.5 (float); must be an integer >= 0 and <= 10000",
+        "line 12: fine_tune.head.learning_rate: received nan (float); must be a number > 0.0 and <= 1.0 or null",
+        "line 13: evaluate: received []; must be a mapping of parameters",
+        "line 14: exprot: unknown key; did you mean 'export'?",
+        "export: missing block; `{}` takes every default",
+    ):
+        assert expected in message
+    assert message.startswith(f"{tmp_path / 'params.yaml'}: 12 problems; no stage was started")
+
+
+def test_rules_between_blocks(tmp_path: Path) -> None:
+    text = LEGAL.replace("feature_extract: {}", "feature_extract: {weights: w.h5, cut_at: 120}")
+    text = text.replace("fine_tune: {}", "fine_tune: {fine_tune_at: 50, from_scratch: true}")
+    message = problems(tmp_path, text.replace("split: {}", "split: {val_fraction: 0.5, test_fraction: 0.4}"))
+    assert "feature_extract.weights_sha256: missing; a local weight file must be pinned" in message
+    assert "fine_tune.fine_tune_at: received 50; layers below feature_extract.cut_at (120)" in message
+    assert "fine_tune.from_scratch: received true" in message
+    assert "split.val_fraction: with test_fraction it takes 0.9" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "holds NoneType; must be a mapping"),
+        ("- 1\n", "holds list; must be a mapping"),
+        ("split: {seed: 1, seed: 2}\n", "duplicate key"),
+        ("split: !!python/object/apply:os.system ['touch pwned']\n", "could not determine a constructor"),
+        ("split: [1\n", "not readable as YAML"),
+        (b"split: \xff\xfe\n", "not readable as YAML"),
+        ("a: &a [x]\n" + "".join(f"k{n}: [*a, *a]\n" for n in range(40)), "80 aliases"),
+        ("#" * 70_000, "70000 bytes; a params file has at most"),
+        ("a: &a {b: *a}\n", "unknown key"),
+    ],
+)
+def test_hostile_or_broken_yaml_is_one_clear_error(tmp_path: Path, text: str | bytes, expected: str) -> None:
+    assert expected in problems(tmp_path, text)
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cp recipes/digits\.yaml"):
+        params.read(SplitParams, tmp_path / "params.yaml")
+
+
+def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
+    """1e-3 is a text in YAML 1.1 and a number in 1.2, which DVC reads; `no` the other way round."""
+    path = tmp_path / "params.yaml"
+    path.write_text(LEGAL.replace("fine_tune: {}", "fine_tune: {head: {epochs: 1, learning_rate: 1e-3}}"))
+    assert params.read_all(path)["fine_tune"].model_dump()["head"]["learning_rate"] == 0.001
+
+
+@pytest.mark.parametrize("stage", params.STAGES)
+def test_every_stage_refuses_a_wrong_value_of_another_with_exit_2(tmp_path: Path, stage: str) -> None:
+    (tmp_path / "params.yaml").write_text(LEGAL.replace("evaluate: {}", "evaluate: {resamples: 3}"))
+    (tmp_path / "data").mkdir()
+    command = [sys.executable, "-m", f"stages.{stage}"]
+    environment = {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    said = " ".join(done.stderr.split())
+    assert "evaluate.resamples: received 3 (int); must be an integer >= 10 and <= 100000" in said
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["data", "params.yaml"]
