@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from commands import check, predict, report
-from stages.core.errors import GraftError
+from stages.core.errors import EnvironmentFault, GraftError
 
 app = typer.Typer(
     help="Fine-tune pretrained Keras image classifiers. To run the pipeline: dvc repro.",
@@ -29,6 +29,11 @@ def main() -> None:
     except GraftError as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]graft[/]: {escape(str(error))}")
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]graft[/]: {escape(str(error))}")
+        sys.exit(EnvironmentFault.exit_code)
 
 
 if __name__ == "__main__":

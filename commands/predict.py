@@ -14,10 +14,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stages.core.errors import ConfigError, DataRejected
+from stages.core.errors import ConfigError, DataRejected, IntegrityError
+from stages.core.file_names import printable
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}  # looked for inside folders
 BATCH = 32
+MAX_BYTES = 2**30
 
 
 def predict(
@@ -66,18 +68,24 @@ def classified(files: list[Path], model: Path) -> Iterator[dict[str, Any]]:
 
     from stages.core import images
 
-    labels = (model / "labels.txt").read_text(encoding="utf-8").splitlines()
-    # Held here: the signature alone would not keep the model's variables alive.
-    loaded = tf.saved_model.load(str(model / "saved_model"))
-    signature = loaded.signatures["pixels"]
-    size = signature.structured_input_signature[1]["pixels"].shape[1]
+    try:
+        labels = (model / "labels.txt").read_text(encoding="utf-8").split("\n")[:-1]
+        # Held here: the signature alone would not keep the model's variables alive.
+        loaded = tf.saved_model.load(str(model / "saved_model"))
+        signature = loaded.signatures["pixels"]
+        size = signature.structured_input_signature[1]["pixels"].shape[1]
+        classes = signature.structured_outputs["probabilities"].shape[1]
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        raise IntegrityError(f"{model}: not a model that export wrote ({error}); run dvc repro export") from error
+    if len(labels) != classes:
+        raise IntegrityError(f"{model}/labels.txt: {len(labels)} labels for {classes} classes; run dvc repro export")
     waiting = iter(process.progress(files, "predict", len(files)))
     while batch := list(islice(waiting, BATCH)):
         pixels: dict[Path, Any] = {}
         errors: dict[Path, str] = {}
         for file in batch:
             try:
-                pixels[file] = images.resize(images.decode(file.read_bytes()), size)
+                pixels[file] = images.resize(images.decode(_bytes_of(file)), size)
             except (images.Undecodable, OSError) as error:
                 errors[file] = str(error)
         if pixels:
@@ -85,12 +93,21 @@ def classified(files: list[Path], model: Path) -> Iterator[dict[str, Any]]:
             rows = dict(zip(pixels, answer["probabilities"].numpy(), strict=True))
         for file in batch:
             if file in errors:
-                yield {"file": str(file), "error": errors[file]}
+                yield {"file": printable(str(file)), "error": errors[file]}
                 continue
             best = int(rows[file].argmax())
             probabilities = {label: round(float(value), 6) for label, value in zip(labels, rows[file], strict=True)}
-            yield {"file": str(file), "label": labels[best], "probability": probabilities[labels[best]],
+            yield {"file": printable(str(file)), "label": labels[best], "probability": probabilities[labels[best]],
                    "probabilities": probabilities}  # fmt: skip
+
+
+def _bytes_of(file: Path) -> bytes:
+    """A regular file's bytes; a pipe would wait for ever, a device never end."""
+    if not file.is_file():
+        raise OSError("not a regular file")
+    if file.stat().st_size > MAX_BYTES:
+        raise OSError(f"{file.stat().st_size} bytes; at most {MAX_BYTES} are read")
+    return file.read_bytes()
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

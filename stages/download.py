@@ -44,7 +44,9 @@ class DownloadParams(StageParams):
     split_column: str = Field("split", min_length=1, description="column of splits, which may be absent")
 
     def across(self, blocks: Mapping[str, StageParams]) -> Iterator[Problem]:
-        """A pin needs a file."""
+        """A pin needs a file, and dvc.yaml needs `watch`, which it cannot default."""
+        if "watch" not in self.model_fields_set:
+            yield Problem("download.watch", "missing; the path DVC watches for changes, e.g. data/images")
         if self.source == sources.DIGITS and self.sha256 is not None:
             yield Problem("download.sha256", "the built-in digits have no file to pin; must be null")
 

@@ -38,7 +38,7 @@ class EvaluateParams(StageParams):
     resamples: int = Field(1000, ge=10, le=100_000, description="bootstrap resamples behind each interval")
     mistakes: int = Field(24, ge=0, le=500, description="worst mistakes shown as pictures")
     threads: int = Field(2, ge=1, le=256, description="TensorFlow's intra-op threads")
-    seed: int = Field(1, ge=0, description="seed of the bootstrap")
+    seed: int = Field(1, ge=0, le=2**32 - 1, description="seed of the bootstrap")
 
 
 def main() -> str:

@@ -10,6 +10,7 @@ Run     python -m stages.export
 from __future__ import annotations
 
 import platform
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class ExportParams(StageParams):
 
 def main() -> str:
     settings = params.read(ExportParams)
-    classes: list[str] = documents.read(CLASSES)["classes"]
+    classes: list[str] = documents.read_classes(CLASSES)
     facts: dict[str, Any] = {name: documents.read(path) for name, path in CARD_FACTS.items()}
     expected = _smoke_set(settings.smoke_images)
 
@@ -57,7 +58,7 @@ def main() -> str:
     with outputs.replacing(OUT) as (out,):
         saved_model.write(serving.Classifier(models.load(MODEL), classes), out / "saved_model")
         difference = saved_model.smoke(out / "saved_model", classes, expected, settings.tolerance)
-        (out / "labels.txt").write_text("".join(f"{label}\n" for label in classes), encoding="utf-8")
+        (out / "labels.txt").write_text("".join(f"{one_line(label)}\n" for label in classes), encoding="utf-8")
         digests = {
             "trained images, labels and splits": facts["split"]["digest"],
             "pretrained weights": facts["trunk"]["weights_digest"],
@@ -72,6 +73,11 @@ def main() -> str:
         f"SavedModel, {len(classes)} labels and card, {size / 1e6:.1f} MB; in a clean process it agrees on "
         f"{len(expected)} test images, largest difference {difference:.1g}"
     )
+
+
+def one_line(label: str) -> str:
+    """A label as labels.txt holds it: a class folder's name may hold line breaks, a line may not."""
+    return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", label)
 
 
 def _smoke_set(count: int) -> list[tuple[bytes, list[float]]]:

@@ -47,7 +47,7 @@ class FeatureExtractParams(StageParams):
     batch_size: int = Field(64, ge=1, le=4096, description="views per run of the trunk")
     rows_per_shard: int = Field(4096, ge=1, description="rows per .npy file")
     threads: int = Field(2, ge=1, le=256, description="TensorFlow's intra-op threads")
-    seed: int = Field(1, ge=0, description="seed of the augmented views")
+    seed: int = Field(1, ge=0, le=2**32 - 1, description="seed of the augmented views")
 
     def across(self, blocks: Mapping[str, StageParams]) -> Iterator[Problem]:
         """What the catalogue offers, and the pin that a local file needs."""
@@ -55,6 +55,11 @@ class FeatureExtractParams(StageParams):
         if self.weights == "imagenet" and self.alpha not in alphas:
             legal = ", ".join(f"{alpha:g}" for alpha in alphas)
             yield Problem("feature_extract.alpha", f"received {self.alpha:g}; ImageNet weights exist for {legal}")
+        layers = backbones.CATALOGUE[self.backbone].layers
+        if self.cut_at > layers:
+            yield Problem("feature_extract.cut_at", f"received {self.cut_at}; {self.backbone} has {layers} layers")
+        if self.weights == "imagenet" and self.weights_sha256 is not None:
+            yield Problem("feature_extract.weights_sha256", "a pin is for a local file; set null with 'imagenet'")
         if self.weights != "imagenet" and self.weights_sha256 is None:
             yield Problem("feature_extract.weights_sha256", "missing; a local weight file must be pinned")
 
@@ -128,7 +133,7 @@ def main() -> str:
         trunk_facts = {
             # What decides the bytes; a batch size or thread count must not make fine_tune stale.
             "settings": settings.model_dump(exclude={"batch_size", "threads", "cut_at", "pixels"}),
-            "classes": documents.read(CLASSES)["classes"],
+            "classes": documents.read_classes(CLASSES),
             "cut": cut,
             "cut_layer": base.layers[cut].name,
             "activation_shape": activation_shape,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from stages.core import backbones
 from stages.core.parameters import Problem, StageParams
 from stages.store import documents, outputs, params, process, tensorflow_runtime
 from stages.store.features import Examples, FeatureReader
@@ -51,8 +52,8 @@ class FineTuneParams(StageParams):
     head: Phase = Field(Phase(epochs=20, learning_rate=1e-3), description="phase 1; learning_rate is required")
     tail: Phase = Field(Phase(epochs=10), description="phase 2; learning_rate null is a tenth of phase 1's")
     from_scratch: bool = Field(False, description="also train from random weights at the same cost, as a baseline")
-    threads: int = Field(2, ge=1, le=256, description="TensorFlow's intra-op threads; the count decides the bytes")
-    seed: int = Field(1, ge=0, description="seed of initial weights, dropout and order")
+    threads: int = Field(2, ge=1, le=256, description="operations that TensorFlow runs at once")
+    seed: int = Field(1, ge=0, le=2**32 - 1, description="seed of initial weights, dropout and order")
 
     def across(self, blocks: Mapping[str, StageParams]) -> Iterator[Problem]:
         """What feature_extract stores must be what this stage trains from."""
@@ -65,22 +66,30 @@ class FineTuneParams(StageParams):
                 f"received {self.fine_tune_at}; layers below feature_extract.cut_at ({extract.cut_at}) are stored, "
                 f"not trained. Raise it, or lower feature_extract.cut_at to {self.fine_tune_at}",
             )
+        layers = backbones.CATALOGUE[extract.backbone].layers
+        if self.fine_tune_at > layers:
+            yield Problem(
+                "fine_tune.fine_tune_at",
+                f"received {self.fine_tune_at}; {extract.backbone} has {layers} layers ({layers} trains the head only)",
+            )
+        if self.head.epochs == self.tail.epochs == 0:
+            yield Problem("fine_tune.head.epochs", "received 0, as is tail.epochs; nothing would be trained")
         if self.from_scratch and not extract.pixels:
             yield Problem("fine_tune.from_scratch", "received true, which needs feature_extract.pixels: true")
 
 
 def main() -> str:
     settings = params.read(FineTuneParams)
-    device = tensorflow_runtime.start(settings.threads, settings.seed)
+    device = tensorflow_runtime.start(settings.threads, settings.seed, training=True)
     # These import Keras, so they wait until TensorFlow has been started.
-    from stages.core import backbones, classifier
+    from stages.core import classifier
     from stages.store import models
 
     stored = FeatureReader(FEATURES)
     of_trunk = stored.trunk["settings"]
     name, cut = of_trunk["backbone"], stored.trunk["cut"]
     base = backbones.build(name, of_trunk["image_size"], of_trunk["alpha"])
-    models.load_weights(base, FEATURES / "base.weights.h5", name)
+    models.load_stored_weights(base, FEATURES / "base.weights.h5", name)
     head = classifier.head(stored.trunk["pooled_features"], len(stored.classes), settings.dropout, settings.seed)
 
     with outputs.replacing(OUT, REPORT) as (out, report):
@@ -97,7 +106,7 @@ def main() -> str:
             with LearningCurves(report / "from_scratch", epochs, "from scratch") as curves:
                 scratch, outcomes["from_scratch"] = _from_scratch(stored, settings, epochs, curves)
             models.save(scratch, out / "from_scratch.keras")
-        training = {"settings": settings.model_dump(), "phases": outcomes, "device": device}
+        training = {"settings": settings.model_dump(exclude={"threads"}), "phases": outcomes, "device": device}
         documents.write(out / "training.json", training)
     return (
         f"head {phase_1['epochs']} epochs → val accuracy {phase_1['val_accuracy']:.4f}, "
@@ -158,8 +167,6 @@ def _same_budget(base: keras.Model, cut: int, views: int, tail_epochs: int) -> i
     Fine-tuning ran the whole base forward once a view and the tail forward and backward once an
     epoch; from scratch, an epoch runs all of it both ways. Backward costs about twice forward.
     """
-    from stages.core import backbones
-
     whole, tail = backbones.multiplications(base), backbones.multiplications(base, cut + 1)
     return max(1, round((views * whole + 3 * tail_epochs * tail) / (3 * whole)))
 
@@ -175,7 +182,7 @@ def _from_scratch(
     """
     import keras
 
-    from stages.core import backbones, classifier
+    from stages.core import classifier
 
     keras.utils.set_random_seed(settings.seed)
     of_trunk = stored.trunk["settings"]

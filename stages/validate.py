@@ -10,6 +10,7 @@ Both folders are written even when a critical rule is broken; the stage then fai
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,7 +27,7 @@ from stages.core import (
     verdict,
 )
 from stages.core.errors import DataRejected
-from stages.core.parameters import StageParams
+from stages.core.parameters import Problem, StageParams
 from stages.core.schemas import FACTS, IMAGES, QUARANTINE
 from stages.store import data_docs, documents, outputs, params, process, tables
 
@@ -38,7 +39,7 @@ REPORT = Path("reports/validate")
 POOL_FROM_BYTES = 64 * 2**20  # below this, starting processes takes longer than decoding
 THUMBNAIL_SIDE = 160  # pixels
 
-Format = Literal["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"]
+Format = Literal["JPEG", "PNG", "GIF", "BMP", "WEBP"]  # what the exported model can read, too
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -46,7 +47,7 @@ class ValidateParams(StageParams):
     """A fraction is a share of the files, 0-1. Brightness is on the scale 0 black to 1 white."""
 
     formats: list[Format] = Field(
-        ["JPEG", "PNG", "GIF", "BMP"], min_length=1, description="accepted; these the exported model reads"
+        ["JPEG", "PNG", "GIF", "BMP"], min_length=1, description="accepted by their first bytes, not their names"
     )
     classes: list[str] | None = Field(None, min_length=2, description="class names; null: those of the data")
     min_side: int = Field(8, ge=1, le=4096, description="pixels, shorter side")
@@ -72,6 +73,11 @@ class ValidateParams(StageParams):
     uniform_below: float = Field(0.02, ge=0, le=0.5, description="standard deviation of brightness")
     max_uniform_fraction: Fraction = Field(0.01, description="images of nearly one colour")
     workers: int = Field(2, ge=1, le=64, description="processes that decode; changes no result")
+
+    def across(self, blocks: Mapping[str, StageParams]) -> Iterator[Problem]:
+        """A class named twice would be two outputs of which one can never win."""
+        if self.classes is not None and len(set(self.classes)) < len(self.classes):
+            yield Problem("validate.classes", f"received {self.classes}; each class once")
 
 
 def main() -> str:

@@ -266,6 +266,17 @@ def test_nothing_changed_runs_nothing_and_force_changes_no_byte(project: Checkou
     assert (project.folder / "dvc.lock").read_bytes() == lock
 
 
+def test_the_thread_count_changes_no_trained_byte(project: Checkout) -> None:
+    """So a model is the same on machines with other numbers of cores (the same processor given)."""
+    model = project.folder / "data/fine_tune/model.keras"
+    before, params = model.read_bytes(), (project.folder / "params.yaml").read_text()
+    project.set_params(fine_tune={"threads": 4, "from_scratch": False})
+    subprocess.run([sys.executable, "-m", "stages.fine_tune"], cwd=project.folder, check=True, timeout=300)
+    assert model.read_bytes() == before
+    (project.folder / "params.yaml").write_text(params)
+    assert project.dvc("checkout", "--force").returncode == 0
+
+
 def test_bad_parameters_stop_the_first_stage_with_exit_2_and_lose_nothing(project: Checkout) -> None:
     before = (project.folder / "params.yaml").read_text()
     kept = project.files()

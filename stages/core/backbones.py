@@ -19,6 +19,7 @@ class Backbone:
     """A Keras Applications architecture. Pixels p of 0-255 enter it as `p * scale + offset`."""
 
     application: str
+    layers: int  # of the base without its top
     alphas: tuple[float, ...]  # width multipliers that ImageNet weights are published for
     scale: float
     offset: float
@@ -26,8 +27,8 @@ class Backbone:
 
 # Preprocessing as in keras.applications.<name>.preprocess_input; both take pixels to [-1, 1].
 CATALOGUE = {
-    "MobileNet": Backbone("MobileNet", (0.25, 0.5, 0.75, 1.0), 1 / 127.5, -1.0),
-    "MobileNetV2": Backbone("MobileNetV2", (0.35, 0.5, 0.75, 1.0, 1.3, 1.4), 1 / 127.5, -1.0),
+    "MobileNet": Backbone("MobileNet", 86, (0.25, 0.5, 0.75, 1.0), 1 / 127.5, -1.0),
+    "MobileNetV2": Backbone("MobileNetV2", 154, (0.35, 0.5, 0.75, 1.0, 1.3, 1.4), 1 / 127.5, -1.0),
 }
 
 

@@ -32,9 +32,15 @@ def build(
     page.heading("This model and its baselines, on the test images")
     models = [("this model", test)]
     models += [(NAMES[name], both["test"]) for name, both in metrics["baselines"].items()]
-    columns = ["accuracy", "balanced_accuracy", "macro_f1", "loss", "roc_auc"]
+    columns = {
+        "accuracy": "accuracy",
+        "balanced_accuracy": "balanced accuracy",
+        "macro_f1": "macro F1",
+        "loss": "loss",
+        "roc_auc": "ROC AUC",
+    }
     page.table(
-        ["model", *(name.replace("_", " ") for name in columns)],
+        ["model", *columns.values()],
         [[name, *(_with_interval(values, column) for column in columns)] for name, values in models],
         caption="95 % intervals: Wilson's for accuracy, a percentile bootstrap over images for the rest.",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from sklearn import metrics as reference
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Z = 1.959963984540054  # two-sided 95 % of the normal distribution
+CHUNK = 5_000_000  # weights held at once, so that memory stays flat however many images there are
 
 
 def evaluate(probabilities: Floats, labels: Ints, classes: Sequence[str], resamples: int, seed: int) -> dict[str, Any]:
@@ -74,26 +75,33 @@ def roc_auc(probabilities: Floats, labels: Ints) -> float:
 
 def bootstrap(probabilities: Floats, labels: Ints, resamples: int, seed: int) -> dict[str, tuple[float, float]]:
     """95 % percentile intervals from resampling images with replacement, `resamples` times."""
-    predicted = probabilities.argmax(1)
-    losses = cross_entropy(probabilities, labels)
-    classes = probabilities.shape[1]
     random = np.random.default_rng(seed)
-    draws: dict[str, list[Floats]] = {"balanced_accuracy": [], "macro_f1": [], "loss": [], "roc_auc": []}
-    # In chunks, so that memory stays flat however many images there are.
-    chunk = max(1, min(resamples, 5_000_000 // max(len(labels), 1)))
+    draws: dict[str, list[Floats]] = {}
+    chunk = max(1, min(resamples, CHUNK // max(len(labels), 1)))
     for start in range(0, resamples, chunk):
-        weights = random.multinomial(
-            len(labels), np.full(len(labels), 1 / len(labels)), size=min(chunk, resamples - start)
-        ).astype(np.float64)
-        hits = _per_class(weights * (predicted == labels), labels, classes)
-        actual, claimed = _per_class(weights, labels, classes), _per_class(weights, predicted, classes)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            draws["balanced_accuracy"].append(np.nanmean(np.where(actual > 0, hits / actual, np.nan), axis=1))
-            draws["macro_f1"].append(np.nan_to_num(2 * hits / (actual + claimed)).mean(1))
-        draws["loss"].append(weights @ losses / len(labels))
-        draws["roc_auc"].append(_weighted_auc(probabilities, labels, weights))
-    bounds: Callable[[list[Floats]], Floats] = lambda parts: np.nanpercentile(np.concatenate(parts), [2.5, 97.5])  # noqa: E731
-    return {name: (float(bounds(parts)[0]), float(bounds(parts)[1])) for name, parts in draws.items()}
+        count = min(chunk, resamples - start)
+        weights = random.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), size=count)
+        for name, values in weighted(probabilities, labels, weights.astype(np.float64)).items():
+            draws.setdefault(name, []).append(values)
+    bounds = {name: np.nanpercentile(np.concatenate(parts), [2.5, 97.5]) for name, parts in draws.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+
+
+def weighted(probabilities: Floats, labels: Ints, weights: Floats) -> dict[str, Floats]:
+    """Each figure, float [R], with the images weighted by each row of `weights` [R, N]."""
+    predicted = probabilities.argmax(1)
+    classes = probabilities.shape[1]
+    hits = _per_class(weights * (predicted == labels), labels, classes)
+    actual, claimed = _per_class(weights, labels, classes), _per_class(weights, predicted, classes)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall = np.where(actual > 0, hits / actual, np.nan)
+        f1 = np.nan_to_num(2 * hits / (actual + claimed))
+    return {
+        "balanced_accuracy": np.nanmean(recall, axis=1),
+        "macro_f1": f1.mean(1),
+        "loss": weights @ cross_entropy(probabilities, labels) / weights.sum(1),
+        "roc_auc": _weighted_auc(probabilities, labels, weights),
+    }
 
 
 def _per_class(weights: Floats, numbers: Ints, classes: int) -> Floats:

@@ -74,7 +74,7 @@ def write(
             for stage, values in (("split", split["settings"]), ("feature_extract", extract), ("fine_tune", tune))
         ],
         "## Hashes (SHA-256)",
-        _table(["what", "hash"], [[name, f"`{value}`"] for name, value in hashes.items()]),
+        _table(["what", "hash"], [[name, value] for name, value in hashes.items()]),
         "## Versions",
         _table(["package", "version"], [[name, value] for name, value in versions.items()]),
         "## Limits",
@@ -131,4 +131,4 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def _cell(value: Any) -> str:
     """A value as text that cannot end its cell or start markup: labels and paths come from outside."""
     text = re.sub(r"\s+", " ", str(value))
-    return re.sub(r"[|<>\\]", lambda match: f"&#{ord(match[0])};", text)
+    return re.sub(r"[|<>\\\[\]`*&]", lambda match: f"&#{ord(match[0])};", text)

@@ -91,19 +91,32 @@ def summary(labels: list[str], splits: list[str], moved: int, classes: list[str]
     }
 
 
-def check_every_class_in_every_split(report: Mapping[str, Any], minimum: int) -> None:
-    """Raise DataRejected naming each class with fewer than `minimum` images in a split."""
-    short = [
-        f"{label!r} has {count} in {split}"
-        for split, by_class in report["classes"].items()
-        for label, count in by_class.items()
-        if count < minimum
-    ]
+def check(report: Mapping[str, Any], minimum: int) -> list[str]:
+    """Raise DataRejected where there is too little to train or to judge by; return what is only worth a warning.
+
+    Training needs `minimum` images of each class, and val and test need an image at all. A class that
+    is absent from val or test is a warning: small sets draw so, and its figures say 0 images.
+    """
+    short = [f"{label!r} has {count}" for label, count in report["classes"]["train"].items() if count < minimum]
     if short:
+        leak = report["moved_to_held_out"]
+        moved = f" ({leak} copies of held-out images were moved out of training)" if leak else ""
         raise DataRejected(
-            f"too few images per class and split: {'; '.join(short)}; split.min_per_class asks for {minimum}. "
-            "Add images of these classes, or raise split.val_fraction and split.test_fraction"
+            f"too few images to train on: {'; '.join(short)}{moved}; split.min_per_class asks for {minimum}. Add "
+            "images of these classes, or lower split.val_fraction and split.test_fraction"
         )
+    for split in ("val", "test"):
+        if not report["images"][split]:
+            raise DataRejected(
+                f"no image was drawn for {split}. Add images, raise split.{split}_fraction (or split.test_from_val, "
+                "where val was given), or try another split.seed"
+            )
+    return [
+        f"{label!r} has no image in {split}"
+        for split in ("val", "test")
+        for label, count in report["classes"][split].items()
+        if count == 0
+    ]
 
 
 def digest(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -131,9 +131,11 @@ def fit(
     history = model.fit(
         train, validation_data=val, epochs=schedule.epochs, callbacks=callbacks, verbose=0, shuffle=False
     ).history
-    if not np.isfinite([*history.get("loss", []), *history.get("val_loss", [])]).all():
+    losses = [loss, *(sum(pair) for pair in zip(history.get("loss", []), history.get("val_loss", []), strict=True))]
+    broken = [number for number, value in enumerate(losses) if not np.isfinite(value)]
+    if broken:
         raise DataRejected(
-            f"the loss became NaN or infinite in epoch {best.epochs + 1} at learning rate "
-            f"{schedule.learning_rate:g}; lower it (fine_tune.head.learning_rate, fine_tune.tail.learning_rate)"
+            f"the loss became NaN or infinite in epoch {broken[0]} at learning rate {schedule.learning_rate:g}; "
+            "lower it (fine_tune.head.learning_rate, fine_tune.tail.learning_rate)"
         )
     return Outcome(best.epochs, *best.best, sum(int(np.prod(weight.shape)) for weight in model.trainable_weights))

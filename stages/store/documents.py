@@ -21,3 +21,11 @@ def read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise IntegrityError(f"{path}: not readable ({error}); run dvc repro to rebuild it") from error
+
+
+def read_classes(path: Path) -> list[str]:
+    """The label map that validate wrote. Raises IntegrityError where it is none."""
+    value = read(path)
+    if not isinstance(value, dict) or not isinstance(value.get("classes"), list):
+        raise IntegrityError(f"{path}: holds no list of classes; run dvc repro to rebuild it")
+    return [str(label) for label in value["classes"]]

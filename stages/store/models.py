@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,11 @@ def pretrained_base(name: str, image_size: int, alpha: float, weights: str, pin:
     if weights == "imagenet":
         try:
             return backbones.build(name, image_size, alpha, "imagenet")
+        except (OSError, ValueError) as error:
+            raise IntegrityError(
+                f"feature_extract.weights: Keras's cached ImageNet weights for {name} {alpha:g} cannot be read "
+                f"({error}); delete the file under KERAS_HOME/models and run again"
+            ) from error
         except Exception as error:  # Keras wraps every network fault in a bare Exception
             if "URL fetch failure" not in str(error):
                 raise
@@ -46,11 +52,22 @@ def pretrained_base(name: str, image_size: int, alpha: float, weights: str, pin:
 def load_weights(model: keras.Model, path: Path, what: str) -> keras.Model:
     """Fill a model from a weights-only HDF5 file. Raises ConfigError where the shapes do not fit."""
     try:
-        model.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
+        with warnings.catch_warnings():
+            # Keras only warns where a layer finds no weights; a base that is half random must not pass.
+            warnings.simplefilter("error")
+            model.load_weights(path)
+    except (ValueError, OSError, KeyError, UserWarning) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"{path}: not weights that fit {what}: {first}") from error
     return model
+
+
+def load_stored_weights(model: keras.Model, path: Path, what: str) -> keras.Model:
+    """Like `load_weights`, for a file that an earlier stage wrote. Raises IntegrityError."""
+    try:
+        return load_weights(model, path, what)
+    except ConfigError as error:
+        raise IntegrityError(f"{error}; run dvc repro to rebuild it") from error
 
 
 def weights_digest(model: keras.Model) -> str:
@@ -65,7 +82,7 @@ def weights_digest(model: keras.Model) -> str:
 def save(model: keras.Model, path: Path) -> None:
     """Write a `.keras` file without the dates and memory addresses Keras puts in: same model, same bytes."""
     dated = path.with_name(f".{path.name}")
-    model.save(dated.with_suffix(".keras"))
+    model.save(dated.with_suffix(".keras"), include_optimizer=False)
     with zipfile.ZipFile(dated) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
         for name in sorted(source.namelist()):
             data = source.read(name)
@@ -99,5 +116,5 @@ def load(path: Path) -> keras.Model:
 
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
         raise IntegrityError(f"{path}: not a readable Keras model ({error}); run dvc repro to rebuild it") from error

@@ -12,9 +12,9 @@ from pathlib import Path
 def replacing(*targets: Path) -> Iterator[list[Path]]:
     """Yield an empty working folder per target; on success each takes its target's place.
 
-    On any exception the working folders are removed and the targets stay as they were. A working
-    folder lies beside its target (same file system, so the rename is atomic) and is named
-    `.<name>.partial`; one left by a killed run is cleared first.
+    On any exception the working folders are removed and the targets stay as they were, all of them:
+    data and its report belong together. A working folder lies beside its target (same file system, so
+    the rename is atomic) and is named `.<name>.partial`; one left by a killed run is cleared first.
     """
     partials = [target.parent / f".{target.name}.partial" for target in targets]
     try:
@@ -22,12 +22,31 @@ def replacing(*targets: Path) -> Iterator[list[Path]]:
             remove(partial)
             partial.mkdir(parents=True)
         yield partials
-        for partial, target in zip(partials, targets, strict=True):
-            remove(target)
-            partial.rename(target)
+        _publish(list(zip(partials, targets, strict=True)))
     finally:
         for partial in partials:
             remove(partial)
+
+
+def _publish(pairs: list[tuple[Path, Path]]) -> None:
+    """Rename every working folder to its target; where one fails, put back what was there."""
+    olds = [target.with_name(f".{target.name}.old.partial") for _, target in pairs]
+    moved = 0
+    try:
+        for (partial, target), old in zip(pairs, olds, strict=True):
+            remove(old)
+            if target.exists():
+                target.rename(old)
+            moved += 1
+            partial.rename(target)
+    except BaseException:
+        for (_, target), old in list(zip(pairs, olds, strict=True))[:moved]:
+            remove(target)
+            if old.exists():
+                old.rename(target)
+        raise
+    for old in olds:
+        remove(old)
 
 
 def remove(path: Path) -> None:

@@ -77,6 +77,8 @@ def _load(path: Path) -> tuple[dict[Any, Any], dict[str, int]]:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"{path}: not found; copy one from recipes/, e.g. cp recipes/digits.yaml {path}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); must be a YAML file") from None
     if len(raw) > MAX_BYTES:
         raise ConfigError(f"{path}: {len(raw)} bytes; a params file has at most {MAX_BYTES}")
     try:
@@ -89,7 +91,7 @@ def _load(path: Path) -> tuple[dict[Any, Any], dict[str, int]]:
         lines: dict[str, int] = {}
         _collect_lines(YAML(typ="safe", pure=True).compose(text), "", lines)
         values = YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         kind = type(values).__name__

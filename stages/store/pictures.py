@@ -31,10 +31,14 @@ def read(names: Collection[str], size: int, folder: Path = RAW) -> Iterator[tupl
 def read_bytes(names: Collection[str], folder: Path = RAW) -> Iterator[tuple[str, bytes]]:
     """(name, file bytes) of every named image, one row group in memory at a time."""
     wanted = set(names)
+    if not wanted:
+        return
     for row in tables.iterate(folder, IMAGES, ["name", "bytes"]):
         if row["name"] in wanted:
             wanted.discard(row["name"])
             yield row["name"], row["bytes"]
+            if not wanted:
+                return
     if wanted:
         first = min(wanted)
         raise IntegrityError(f"{folder}: {len(wanted)} accepted images are missing, first {first!r}; run dvc repro")

@@ -18,7 +18,7 @@ def write(path: Path, table: pa.Table) -> None:
     compression: dict[str, str] = {
         name: "NONE" if pa.types.is_binary(table.schema.field(name).type) else "ZSTD" for name in table.column_names
     }
-    pq.write_table(table, path, compression=compression, row_group_size=1024, store_schema=True)
+    pq.write_table(table, path, compression=compression, row_group_size=1024, write_page_checksum=True)
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -26,7 +26,12 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: _inert(value) for key, value in row.items()} for row in rows)
+
+
+def _inert(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def from_rows(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -37,7 +42,10 @@ def from_rows(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
 def read(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
     """One Parquet file. Raises IntegrityError where it is unreadable, DataRejected where its schema differs."""
     with _opened(path, schema) as file:
-        return file.read(columns=list(columns) if columns else None)
+        try:
+            return file.read(columns=list(columns) if columns else None)
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, error) from error
 
 
 def read_shards(folder: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
@@ -49,7 +57,14 @@ def iterate(folder: Path, schema: pa.Schema, columns: Sequence[str] | None = Non
     """Rows of all shards in order, holding one row group in memory at a time."""
     for path in shards(folder):
         with _opened(path, schema) as file:
-            for batch in file.iter_batches(batch_size=256, columns=list(columns) if columns else None):
+            batches = file.iter_batches(batch_size=256, columns=list(columns) if columns else None)
+            while True:
+                try:
+                    batch = next(batches, None)
+                except (pa.ArrowException, OSError) as error:
+                    raise _damaged(path, error) from error
+                if batch is None:
+                    break
                 yield from batch.to_pylist()
 
 
@@ -63,12 +78,16 @@ def shards(folder: Path) -> list[Path]:
 
 def _opened(path: Path, schema: pa.Schema) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise IntegrityError(f"{path}: not a readable Parquet file ({error}); run dvc repro to rebuild it") from error
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
     if not file.schema_arrow.equals(schema):
         raise DataRejected(f"{path}: schema differs\n{schema_difference(schema, file.schema_arrow)}")
     return file
+
+
+def _damaged(path: Path, error: Exception) -> IntegrityError:
+    return IntegrityError(f"{path}: not a readable Parquet file ({error}); run dvc repro to rebuild it")
 
 
 def schema_difference(expected: pa.Schema, received: pa.Schema) -> str:

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-def start(threads: int, seed: int) -> str:
+def start(threads: int, seed: int, training: bool = False) -> str:
     """Import TensorFlow, seed Python, NumPy and Keras, and return the device that will compute.
 
-    On a CPU a training is bit-identical from run to run for a given thread count and differs
-    between counts, so the count is a parameter and not the machine's number of cores.
+    To predict, `threads` share each operation. To train, each operation gets one thread and
+    `threads` operations run at once: a backward pass has independent ones, which is faster, and no
+    sum is split among threads, so the count does not change the trained bytes.
     """
     # What goes wrong still raises; the rest would bury the stage's own lines.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -23,13 +24,13 @@ def start(threads: int, seed: int) -> str:
         import keras
         import tensorflow as tf
 
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.config.threading.set_intra_op_parallelism_threads(1 if training else threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads if training else 1)
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(seed)
         gpus = tf.config.list_physical_devices("GPU")
         names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
-    return ", ".join(names) if names else f"CPU, {threads} threads"
+    return ", ".join(names) or "CPU"
 
 
 @contextmanager

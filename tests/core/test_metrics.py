@@ -63,16 +63,37 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
 
 
 def test_the_bootstrap_is_seeded_and_does_not_depend_on_its_chunks(
-    predictions: tuple[np.ndarray, np.ndarray],
+    predictions: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert metrics.bootstrap(*predictions, 100, 1) == metrics.bootstrap(*predictions, 100, 1)
     assert metrics.bootstrap(*predictions, 100, 1) != metrics.bootstrap(*predictions, 100, 2)
+    whole = metrics.bootstrap(*predictions, 100, 1)
+    monkeypatch.setattr(metrics, "CHUNK", 7 * len(predictions[1]))
+    assert metrics.bootstrap(*predictions, 100, 1) == whole
+
+
+def test_resampled_figures_are_the_references(predictions: tuple[np.ndarray, np.ndarray]) -> None:
+    """One resample is a weighting of the images, which scikit-learn can score too."""
+    probabilities, labels = predictions
+    chosen = probabilities.argmax(1)
+    weights = np.random.default_rng(5).multinomial(len(labels), np.full(len(labels), 1 / len(labels)))
+    figures = metrics.weighted(probabilities, labels, weights[None].astype(float))
+    expected = {
+        "balanced_accuracy": reference.recall_score(labels, chosen, average="macro", sample_weight=weights),
+        "macro_f1": reference.f1_score(labels, chosen, average="macro", sample_weight=weights),
+        "loss": reference.log_loss(labels, probabilities, sample_weight=weights),
+        "roc_auc": np.mean(
+            [reference.roc_auc_score(labels == n, probabilities[:, n], sample_weight=weights) for n in range(3)]
+        ),
+    }
+    assert {name: values[0] for name, values in figures.items()} == pytest.approx(expected)
 
 
 def test_majority_class_answers_the_commonest_training_class() -> None:
     result = metrics.majority_class(np.array([2, 2, 0]), np.array([2, 0, 1, 2]), 3)
     assert result["accuracy"] == 0.5
     assert result["balanced_accuracy"] == pytest.approx(1 / 3)
+    assert metrics.majority_class(np.array([2]), np.array([0, 1]), 3)["balanced_accuracy"] == 0.0
 
 
 def test_the_headline_is_scalars_only(predictions: tuple[np.ndarray, np.ndarray]) -> None:

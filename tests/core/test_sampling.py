@@ -83,14 +83,34 @@ def test_a_leaked_copy_goes_to_the_held_out_side_and_is_counted() -> None:
     rows = [row(1, 7, "train"), row(2, 7, "test"), row(3, 8, "train"), row(4, 8, "train"), row(5, None, "val")]
     assert sampling.assign(rows, FRACTIONS, 1)[:2] == ["test", "test"]
     assert sampling.leaked(rows) == 1
+    assert sampling.leaked([row(1, 7, "train"), row(2, 7, "train"), row(3, 7, "test")]) == 2
 
 
 def test_summary_counts_and_short_classes_are_named() -> None:
     report = sampling.summary(["a", "a", "b"], ["train", "val", "train"], 0, ["a", "b"])
     assert report["images"] == {"train": 2, "val": 1, "test": 0}
     assert report["classes"]["train"] == {"a": 1, "b": 1}
-    with pytest.raises(DataRejected, match=r"'b' has 0 in val.*'a' has 0 in test"):
-        sampling.check_every_class_in_every_split(report, 1)
+    assert report["share"] == {"train": pytest.approx(2 / 3), "val": pytest.approx(1 / 3), "test": 0.0}
+
+
+def test_too_little_to_train_on_or_judge_by_is_refused_and_an_absent_class_is_told() -> None:
+    def report(splits: list[str]) -> dict[str, Any]:
+        return sampling.summary(["a", "b"] * 3, splits, 2, ["a", "b"])
+
+    fine = report(["train", "train", "val", "train", "test", "test"])
+    assert sampling.check(fine, 1) == ["'b' has no image in val"]
+    with pytest.raises(DataRejected, match=r"'a' has 1; split\.min_per_class asks for 2|'a' has 1.*asks for 2"):
+        sampling.check(fine, 2)
+    with pytest.raises(DataRejected, match=r"'b' has 0 \(2 copies of held-out images were moved"):
+        sampling.check(report(["train", "val", "train", "val", "test", "test"]), 1)
+    with pytest.raises(DataRejected, match="no image was drawn for test"):
+        sampling.check(report(["train", "train", "val", "train", "val", "val"]), 1)
+
+
+def test_all_three_given_are_all_kept() -> None:
+    given = ["train", "val", "test"] * 60
+    rows = [row(number, given_split=split) for number, split in enumerate(given)]
+    assert sampling.assign(rows, FRACTIONS, 1) == given
 
 
 def test_digest_names_ids_labels_and_splits() -> None:

@@ -150,7 +150,7 @@ def test_a_loss_that_is_not_finite_is_refused(stripes: Any) -> None:
     base, _, model = build()
     activations = stored(base, pictures).astype(np.float32)
     broken = np.where(np.arange(IMAGES)[:, None, None, None] == 7, np.nan, activations)
-    with pytest.raises(DataRejected, match="NaN or infinite"):
+    with pytest.raises(DataRejected, match="NaN or infinite in epoch 1 "):
         training.fit(model, batches(broken, labels), batches(activations, labels, None), schedule(), lambda logs: None)
 
 

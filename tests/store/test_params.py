@@ -13,7 +13,15 @@ from stages.split import SplitParams
 from stages.store import params
 
 ROOT = Path(__file__).parents[2]
-LEGAL = "download: {}\nvalidate: {}\nsplit: {}\nfeature_extract: {}\nfine_tune: {}\nevaluate: {}\nexport: {}\n"
+LEGAL = """\
+download: {watch: data/images}
+validate: {}
+split: {}
+feature_extract: {}
+fine_tune: {}
+evaluate: {}
+export: {}
+"""
 
 
 def problems(tmp_path: Path, text: str | bytes) -> str:
@@ -71,12 +79,14 @@ exprot: {}
 
 
 def test_rules_between_blocks(tmp_path: Path) -> None:
-    text = LEGAL.replace("feature_extract: {}", "feature_extract: {weights: w.h5, cut_at: 120}")
+    text = LEGAL.replace("watch: data/images", "source: digits")
+    text = text.replace("feature_extract: {}", "feature_extract: {weights: w.h5, cut_at: 120}")
     text = text.replace("fine_tune: {}", "fine_tune: {fine_tune_at: 50, from_scratch: true}")
     message = problems(tmp_path, text.replace("split: {}", "split: {val_fraction: 0.5, test_fraction: 0.4}"))
     assert "feature_extract.weights_sha256: missing; a local weight file must be pinned" in message
     assert "fine_tune.fine_tune_at: received 50; layers below feature_extract.cut_at (120)" in message
     assert "fine_tune.from_scratch: received true" in message
+    assert "download.watch: missing; the path DVC watches" in message
     assert "split.val_fraction: with test_fraction it takes 0.9" in message
 
 

@@ -1,0 +1,110 @@
+"""The evaluation page and the model card say what the metrics say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.core import evaluation_report, metrics, model_card
+
+CLASSES = ["<b>cat</b>", "dog|[wolf](x)"]
+
+
+def scores(right: int, wrong: int) -> dict[str, Any]:
+    """Figures of a model that gets `right` of `right + wrong` images."""
+    labels = np.arange(right + wrong) % 2
+    chosen = np.where(np.arange(right + wrong) < right, labels, 1 - labels)
+    return metrics.evaluate(np.eye(2)[chosen] * 0.8 + 0.1, labels, CLASSES, 20, 1)
+
+
+def result(model: int, frozen: int) -> dict[str, Any]:
+    """Metrics out of 200 test images for the model and the frozen features."""
+    majority = metrics.majority_class(np.array([0]), np.arange(200) % 2, 2)
+    this, other = scores(model, 200 - model), scores(frozen, 200 - frozen)
+    pairs = {"majority_class": majority, "frozen_features": other}
+    baselines = {name: {"val": scored, "test": scored} for name, scored in pairs.items()}
+    return {"val": this, "test": this, "baselines": baselines}
+
+
+@pytest.mark.parametrize(
+    ("model", "frozen", "tone", "words"),
+    [
+        (195, 160, "good", "Fine-tuning helped: +0.1750 accuracy"),
+        (182, 180, "plain", "the intervals overlap"),
+        (180, 182, "warn", "did not help: -0.0100"),
+        (101, 99, "bad", "no better than always naming the commonest class"),
+    ],
+)
+def test_the_verdict_follows_the_intervals(model: int, frozen: int, tone: str, words: str) -> None:
+    said = evaluation_report.verdict(result(model, frozen))
+    assert said[0] == tone
+    assert words in said[1]
+
+
+def test_the_page_shows_the_figures_and_escapes_labels() -> None:
+    figures = result(180, 150)
+    page = evaluation_report.build(CLASSES, figures, [(b"png", "<i>caption</i>")], [])
+    test = figures["test"]
+    assert f"Accuracy 0.9000 on 200 test images (95 % interval {test['accuracy_low']:.4f}" in page
+    assert "frozen features with a head" in page
+    assert "&lt;b&gt;cat&lt;/b&gt;" in page
+    assert "<b>cat" not in page
+    assert "<i>caption" not in page
+    many = evaluation_report.build([f"c{n}" for n in range(30)], figures, [], [("c1", "c2", 7)])
+    assert "Commonest mix-ups" in many
+    assert "No test image was classified wrongly." in many
+
+
+def test_the_card_holds_every_fact_and_no_label_breaks_its_tables() -> None:
+    figures = result(180, 150)
+    counts = {"train": 50, "val": 20, "test": 200}
+    card = model_card.write(
+        CLASSES,
+        source={"source": "photos|2026", "sha256": None},
+        dataset={"format": "folder", "images": 275},
+        split={
+            "images": counts,
+            "classes": {"train": dict.fromkeys(CLASSES, 25)},
+            "moved_to_held_out": 3,
+            "settings": {"seed": 4},
+        },
+        trunk={
+            "settings": {"backbone": "MobileNet", "alpha": 0.5, "weights": "imagenet", "image_size": 64},
+            "cut": 9,
+            "cut_layer": "conv_9",
+        },
+        training={
+            "settings": {"fine_tune_at": 12, "head": {"epochs": 7}},
+            "device": "CPU",
+            "phases": {
+                "head": {
+                    "epochs": 7,
+                    "best_epoch": 6,
+                    "learning_rate": 0.01,
+                    "trained_parameters": 1234,
+                    "val_accuracy": 0.875,
+                }
+            },
+        },
+        metrics=figures,
+        hashes={"model.keras": "abc123"},
+        versions={"keras": "3.0"},
+    )
+    low = figures["test"]["accuracy_low"]
+    for fact in (
+        f"accuracy is 0.9000 (95 % interval {low:.4f}",
+        "| source | photos&#124;2026 |",
+        "| images for train | 50 |\n| images for val | 20 |\n| images for test | 200 |",
+        "| copies moved out of training | 3 |",
+        "| head | 7 | 6 | 0.01 | 1,234 | 0.8750 |",
+        "| head.epochs | 7 |",
+        "| model.keras | abc123 |",
+        "| keras | 3.0 |",
+        "layer 9 (`conv_9`)",
+        "&#60;b&#62;cat&#60;/b&#62;: 25, dog&#124;&#91;wolf&#93;(x): 25",
+    ):
+        assert fact in card
+    tables = [line for line in card.splitlines() if line.startswith("|")]
+    assert all(line.endswith("|") for line in tables)

@@ -1,0 +1,136 @@
+"""Weights are checked before they are opened; what is written is the same bytes each time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.core.errors import ConfigError, EnvironmentFault, IntegrityError
+from stages.store import hashes, models, saved_model
+
+pytestmark = pytest.mark.usefixtures("tensorflow")
+LETTERS = Path(__file__).parents[2] / "pretraining" / "mobilenet_v2_0.35_96_letters.weights.h5"
+
+
+def small_model() -> Any:
+    import keras
+
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((16, 16, 3), name="pixels")
+    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(keras.layers.Conv2D(4, 3, name="conv")(inputs))
+    return keras.Model(inputs, keras.layers.Dense(2, activation="softmax", name="top")(pooled), name="small")
+
+
+def test_the_committed_base_loads_under_its_pin() -> None:
+    pin = hashes.sha256_of_file(LETTERS)
+    base = models.pretrained_base("MobileNetV2", 96, 0.35, str(LETTERS), pin)
+    assert base.output_shape == (None, 3, 3, 1280)
+    again = models.pretrained_base("MobileNetV2", 96, 0.35, str(LETTERS), pin)
+    assert models.weights_digest(base) == models.weights_digest(again)
+    again.layers[-2].set_weights([weight + 1e-3 for weight in again.layers[-2].get_weights()])
+    assert models.weights_digest(base) != models.weights_digest(again)
+
+
+def test_wrong_pin_path_or_shape_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match=r"feature_extract\.weights_sha256 pins 0000"):
+        models.pretrained_base("MobileNetV2", 96, 0.35, str(LETTERS), "0" * 64)
+    with pytest.raises(ConfigError, match=r"nowhere\.h5"):
+        models.pretrained_base("MobileNetV2", 96, 0.35, str(tmp_path / "nowhere.h5"), "0" * 64)
+    with pytest.raises(ConfigError, match="not weights that fit"):
+        models.pretrained_base("MobileNetV2", 96, 0.5, str(LETTERS), hashes.sha256_of_file(LETTERS))
+
+
+def test_imagenet_weights_come_from_kerass_cache(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shared weights lie under the names Keras looks for; no network is asked."""
+    import keras
+
+    monkeypatch.setenv("KERAS_HOME", str(shared / "keras_home"))
+    monkeypatch.setattr(keras.src.backend.config, "_KERAS_DIR", str(shared / "keras_home"), raising=False)
+    monkeypatch.setattr(keras.config, "keras_home", lambda: str(shared / "keras_home"), raising=False)
+    base = models.pretrained_base("MobileNet", 128, 0.25, "imagenet", None)
+    random = models.backbones.build("MobileNet", 128, 0.25)
+    assert models.weights_digest(base) != models.weights_digest(random)
+
+
+def test_no_network_is_an_environment_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(*_: object) -> None:
+        raise Exception("URL fetch failure on https://example.org/w.h5: None -- no route")  # as Keras raises it
+
+    monkeypatch.setattr(models.backbones, "build", fetch)
+    with pytest.raises(EnvironmentFault, match="KERAS_HOME"):
+        models.pretrained_base("MobileNetV2", 96, 1.0, "imagenet", None)
+
+
+def test_saving_twice_gives_the_same_bytes_without_dates_or_addresses(tmp_path: Path) -> None:
+    models.save(small_model(), tmp_path / "one.keras")
+    models.save(small_model(), tmp_path / "two.keras")
+    assert (tmp_path / "one.keras").read_bytes() == (tmp_path / "two.keras").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.keras", "two.keras"]
+    with zipfile.ZipFile(tmp_path / "one.keras") as file:
+        assert {entry.date_time[0] for entry in file.infolist()} == {1980}
+        assert set(json.loads(file.read("metadata.json"))) == {"keras_version"}
+    loaded = models.load(tmp_path / "one.keras")
+    pixels = np.ones((2, 16, 16, 3), np.float32)
+    np.testing.assert_array_equal(np.asarray(loaded(pixels)), np.asarray(small_model()(pixels)))
+
+
+def test_a_damaged_or_scripted_model_is_refused(tmp_path: Path) -> None:
+    import keras
+
+    (tmp_path / "torn.keras").write_bytes(b"PK\x03\x04torn")
+    with pytest.raises(IntegrityError, match=r"torn\.keras"):
+        models.load(tmp_path / "torn.keras")
+    canary = tmp_path / "pwned"
+    code = keras.Sequential([keras.Input((1,)), keras.layers.Lambda(lambda x: x)])
+    models.save(code, tmp_path / "lambda.keras")
+    with pytest.raises(IntegrityError, match=r"lambda\.keras"):
+        models.load(tmp_path / "lambda.keras")
+    assert not canary.exists()
+
+
+@pytest.mark.slow
+def test_the_smoke_run_accepts_agreement_and_refuses_a_difference(tmp_path: Path) -> None:
+    import io
+
+    import tensorflow as tf
+    from PIL import Image
+
+    from stages.core import serving
+
+    module = serving.Classifier(small_model(), ["cat", "dog"])
+    for name in ("one", "two"):
+        saved_model.write(module, tmp_path / name)
+        assert not (tmp_path / name / "fingerprint.pb").exists()
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20), (200, 90, 10)).save(buffer, "PNG")
+    true = module.bytes_signature(tf.constant([buffer.getvalue()]))["probabilities"].numpy()[0].tolist()
+    assert saved_model.smoke(tmp_path / "one", ["cat", "dog"], [(buffer.getvalue(), true)], 0.02) < 1e-5
+    with pytest.raises(IntegrityError, match="differs from the evaluated one by"):
+        saved_model.smoke(tmp_path / "one", ["cat", "dog"], [(buffer.getvalue(), true[::-1])], 0.001)
+    (tmp_path / "two" / "saved_model.pb").write_bytes(b"broken")
+    with pytest.raises(EnvironmentFault, match="does not run in a clean process"):
+        saved_model.smoke(tmp_path / "two", ["cat", "dog"], [(buffer.getvalue(), true)], 0.02)
+
+
+@pytest.mark.parametrize(
+    ("label", "probabilities", "message"),
+    [
+        ("cat", [float("nan"), float("nan")], "differs from the evaluated one"),
+        ("dog", [0.91, 0.09], "names 'dog'"),
+        ("cat", [0.9], "1 probabilities for 2 classes"),
+    ],
+)
+def test_the_smoke_run_refuses_nan_another_label_and_another_length(
+    monkeypatch: pytest.MonkeyPatch, label: str, probabilities: list[float], message: str
+) -> None:
+    answer = json.dumps({"label": [label], "probabilities": [probabilities]})
+    done = subprocess.CompletedProcess([], 0, answer, "")
+    monkeypatch.setattr(saved_model.subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(IntegrityError, match=message):
+        saved_model.smoke(Path("m"), ["cat", "dog"], [(b"", [0.9, 0.1])], 0.02)

@@ -1,0 +1,79 @@
+"""A stage's folders are absent, old or new, never partial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stages.store import outputs
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_success_replaces_every_target_and_leaves_nothing_else(tmp_path: Path) -> None:
+    data, report = tmp_path / "data" / "stage", tmp_path / "reports" / "stage"
+    data.mkdir(parents=True)
+    (data / "old.txt").write_text("old")
+    (data.parent / ".stage.partial").mkdir()
+    (data.parent / ".stage.partial" / "left_by_a_killed_run").write_text("x")
+    with outputs.replacing(data, report) as (first, second):
+        (first / "new.txt").write_text("new")
+        (second / "index.html").write_text("page")
+        assert tree(data) == {"old.txt": "old"}
+    assert tree(tmp_path) == {"data/stage/new.txt": "new", "reports/stage/index.html": "page"}
+
+
+def test_an_error_leaves_the_old_and_nothing_partial(tmp_path: Path) -> None:
+    data = tmp_path / "stage"
+    data.mkdir()
+    (data / "old.txt").write_text("old")
+
+    def stage() -> None:
+        with outputs.replacing(data, tmp_path / "other") as (first, _):
+            (first / "new.txt").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        stage()
+    assert tree(tmp_path) == {"stage/old.txt": "old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["stage"]
+
+
+def test_remove_does_not_follow_links(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").write_text("x")
+    link = tmp_path / "link"
+    link.symlink_to(kept)
+    outputs.remove(link)
+    outputs.remove(tmp_path / "never there")
+    assert not link.exists()
+    assert (kept / "file").exists()
+
+
+def test_a_failing_publication_puts_every_target_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data and its report belong together: new data beside an old report would be a lie."""
+    targets = [tmp_path / "data", tmp_path / "report"]
+    for target in targets:
+        target.mkdir()
+        (target / "old").write_text(target.name)
+    rename = Path.rename
+
+    def full_disk(self: Path, other: Path) -> Path:
+        if self.name == ".report.partial":
+            raise OSError(28, "No space left on device")
+        return rename(self, other)
+
+    monkeypatch.setattr(Path, "rename", full_disk)
+
+    def stage() -> None:
+        with outputs.replacing(*targets) as (first, second):
+            (first / "new").write_text("new")
+            (second / "new").write_text("new")
+
+    with pytest.raises(OSError, match="No space left"):
+        stage()
+    assert tree(tmp_path) == {"data/old": "data", "report/old": "report"}
