@@ -237,7 +237,9 @@ def test_parameters() -> None:
     problems = check_block("download", DownloadParams, wrong)
     assert isinstance(problems, list)
     assert {problem.key for problem in problems} == {f"download.{key}" for key in wrong}
-    assert [problem.key for problem in DownloadParams(sha256="0" * 64).across({})] == ["download.sha256"]
+    pinned = DownloadParams(watch="data/images", sha256="0" * 64)
+    assert [problem.key for problem in pinned.across({})] == ["download.sha256"]
+    assert [problem.key for problem in DownloadParams().across({})] == ["download.watch"]
     assert all(field.description for field in DownloadParams.model_fields.values())
 
 
