@@ -48,11 +48,6 @@ def read(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) ->
             raise _damaged(path, error) from error
 
 
-def read_shards(folder: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
-    """All shards of a folder as one table, in file-name order."""
-    return pa.concat_tables([read(path, schema, columns) for path in shards(folder)])
-
-
 def iterate(folder: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """Rows of all shards in order, holding one row group in memory at a time."""
     for path in shards(folder):

@@ -250,6 +250,6 @@ def test_the_tutorials_archive(tmp_path: Path) -> None:
     assert (dataset["images"], dataset["classes"], dataset["format"]) == (3000, ["cats", "dogs"], "zip")
     assert dataset["given_splits"] == {"train": 2000, "val": 1000}
     assert summary.startswith("3,000 images of 2 classes, 23.9 MB, packed from zip")
-    table = tables.read_shards(tmp_path / "images", IMAGES, ["name", "label"])
-    assert table["name"].to_pylist() == sorted(table["name"].to_pylist())
-    assert table.num_rows == 3000
+    names = [row["name"] for row in tables.iterate(tmp_path / "images", IMAGES, ["name"])]
+    assert names == sorted(names)
+    assert len(names) == 3000

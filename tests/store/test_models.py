@@ -87,8 +87,12 @@ def test_a_damaged_or_scripted_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match=r"torn\.keras"):
         models.load(tmp_path / "torn.keras")
     canary = tmp_path / "pwned"
-    code = keras.Sequential([keras.Input((1,)), keras.layers.Lambda(lambda x: x)])
+    path = str(canary)  # a closure over a text is what Keras can write
+    touch = keras.layers.Lambda(lambda x: (__import__("pathlib").Path(path).touch(), x)[1])
+    code = keras.Sequential([keras.Input((1,)), touch])
     models.save(code, tmp_path / "lambda.keras")
+    assert canary.exists()  # building the layer ran it, so running it on loading would show
+    canary.unlink()
     with pytest.raises(IntegrityError, match=r"lambda\.keras"):
         models.load(tmp_path / "lambda.keras")
     assert not canary.exists()
