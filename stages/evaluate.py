@@ -114,7 +114,7 @@ def _predict(
             out[filled] = model.predict_on_batch(batch)[: len(filled)]
             filled.clear()
 
-    for name, pixels in process.progress(pictures.read(names, size), "evaluate", len(names)):
+    for name, pixels in process.progress(pictures.read(names, size), "reading pictures", len(names)):
         batch[len(filled)] = pixels
         filled.append(row_of[name])
         if len(filled) == settings.batch_size:

@@ -124,7 +124,7 @@ def main() -> str:
             rows_per_shard=settings.rows_per_shard,
         )
         batches = batches_of(views_of(rows, settings), settings.batch_size)
-        for batch in process.progress(batches, "feature_extract", -(-total // settings.batch_size)):
+        for batch in process.progress(batches, "running the trunk", -(-total // settings.batch_size)):
             activations, pooled = trunk.predict_on_batch(padded(batch, settings.batch_size))
             for view, activation, features in zip(batch, activations, pooled, strict=False):
                 store.add(view.row, view.number, view.pixels, activation, features)

@@ -1,7 +1,8 @@
 """fine_tune: phase 1 trains a head on the frozen base's features, phase 2 the layers above the cut.
 
 Both phases read stored tensors, so neither runs the frozen part. BatchNormalization stays frozen, the
-second phase's rate is a tenth of the first's unless set, and each phase keeps its best epoch.
+second phase's rate is a tenth of the first's unless set, and each phase keeps its best epoch. Each
+epoch is saved in .graft/checkpoints/, so a killed run goes on where it was and ends with the same bytes.
 
 Reads   data/feature_extract/
 Writes  data/fine_tune/{model.keras, frozen_head.keras, from_scratch.keras, training.json}, reports/fine_tune/
@@ -11,21 +12,26 @@ Run     python -m stages.fine_tune
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from stages.core import backbones
+from stages.core.augmentation import Augmentation, augment
 from stages.core.parameters import Problem, StageParams
 from stages.store import documents, outputs, params, process, tensorflow_runtime
+from stages.store.checkpoints import Checkpoints, fingerprint
 from stages.store.features import Examples, FeatureReader
-from stages.store.learning_curves import LearningCurves
+from stages.store.learning_curves import LearningCurves, Share, shares
 
 if TYPE_CHECKING:
     import keras
 
+log = logging.getLogger(__name__)
 FEATURES = Path("data/feature_extract")
 OUT = Path("data/fine_tune")
 REPORT = Path("reports/fine_tune")
@@ -82,72 +88,95 @@ def main() -> str:
     settings = params.read(FineTuneParams)
     device = tensorflow_runtime.start(settings.threads, settings.seed, training=True)
     # These import Keras, so they wait until TensorFlow has been started.
-    from stages.core import classifier
+    from stages.core import classifier, training  # noqa: F401  # loaded here so that the fingerprint covers it
     from stages.store import models
 
-    stored = FeatureReader(FEATURES)
-    of_trunk = stored.trunk["settings"]
-    name, cut = of_trunk["backbone"], stored.trunk["cut"]
-    base = backbones.build(name, of_trunk["image_size"], of_trunk["alpha"])
-    models.load_stored_weights(base, FEATURES / "base.weights.h5", name)
-    head = classifier.head(stored.trunk["pooled_features"], len(stored.classes), settings.dropout, settings.seed)
+    kept = Checkpoints("fine_tune", fingerprint(settings.model_dump(exclude={"threads"}), FEATURES, device))
+    strategy = tensorflow_runtime.strategy()
+    with strategy.scope(), outputs.replacing(OUT, REPORT) as (out, report):
+        stored = FeatureReader(FEATURES)
+        of_trunk = stored.trunk["settings"]
+        name, cut = of_trunk["backbone"], stored.trunk["cut"]
+        base = backbones.build(name, of_trunk["image_size"], of_trunk["alpha"])
+        models.load_stored_weights(base, FEATURES / "base.weights.h5", name)
+        head = classifier.head(stored.trunk["pooled_features"], len(stored.classes), settings.dropout, settings.seed)
+        most = {"head": settings.head.epochs, "tail": settings.tail.epochs}
+        if settings.from_scratch:
+            most["from_scratch"] = _same_budget(base, cut, of_trunk["views"], settings.tail.epochs)
+        run = _Run(stored, settings, kept, shares(most), strategy.num_replicas_in_sync)
 
-    with outputs.replacing(OUT, REPORT) as (out, report):
-        with LearningCurves(report, settings.head.epochs + settings.tail.epochs, "fine_tune") as curves:
-            phase_1 = _fit(head, stored, "pooled", settings, settings.head, curves)
+        with LearningCurves(report) as curves:
+            phase_1 = run.fit("head", head, "pooled", settings.head, curves)
             models.save(head, out / "frozen_head.keras")
             backbones.freeze_below(base, settings.fine_tune_at)
             from_cut = classifier.from_activations(backbones.tail(base, name, cut), head)
-            phase_2 = _fit(from_cut, stored, "activations" if cut else "pixels", settings, settings.tail, curves)
+            phase_2 = run.fit("tail", from_cut, "activations" if cut else "pixels", settings.tail, curves)
         models.save(classifier.from_pixels(base, name, head), out / "model.keras")
         outcomes = {"head": phase_1, "tail": phase_2}
         if settings.from_scratch:
             epochs = _same_budget(base, cut, of_trunk["views"], phase_2["epochs"])
-            with LearningCurves(report / "from_scratch", epochs, "from scratch") as curves:
-                scratch, outcomes["from_scratch"] = _from_scratch(stored, settings, epochs, curves)
+            with LearningCurves(report / "from_scratch") as curves:
+                scratch, outcomes["from_scratch"] = _from_scratch(run, epochs, curves)
             models.save(scratch, out / "from_scratch.keras")
-        training = {"settings": settings.model_dump(exclude={"threads"}), "phases": outcomes, "device": device}
-        documents.write(out / "training.json", training)
+        record = {"settings": settings.model_dump(exclude={"threads"}), "phases": outcomes, "device": device}
+        documents.write(out / "training.json", record)
+    kept.clear()
     return (
         f"head {phase_1['epochs']} epochs → val accuracy {phase_1['val_accuracy']:.4f}, "
         f"tail {phase_2['epochs']} epochs → {phase_2['val_accuracy']:.4f}, on {device}"
     )
 
 
-def _fit(
-    model: keras.Model,
-    stored: FeatureReader,
-    kind: str,
-    settings: FineTuneParams,
-    phase: Phase,
-    curves: LearningCurves,
-) -> dict[str, Any]:
-    """Train one phase in place; returns what it did, for training.json."""
-    from stages.core import training
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the phases of one run share."""
 
-    train, val = stored.examples(kind, "train"), stored.examples(kind, "val")
-    rate = phase.learning_rate or (settings.head.learning_rate or 0.0) / 10
-    schedule = training.Schedule(
-        phase.epochs, phase.batch_size, rate, phase.stop_after, phase.reduce_after, phase.reduce_by
-    )
-    outcome = training.fit(
-        model,
-        training.Batches(_take(train, kind, stored), train.labels, train.views, phase.batch_size, settings.seed),
-        training.Batches(_take(val, kind, stored), val.labels, 1, phase.batch_size, None),
-        schedule,
-        curves.epoch,
-    )
-    return {"learning_rate": rate, **dataclasses.asdict(outcome)}
+    stored: FeatureReader
+    settings: FineTuneParams
+    kept: Checkpoints
+    shares: Mapping[str, Share]  # of the whole work, per phase
+    shards: int  # devices that each get a part of every batch
+
+    def fit(self, name: str, model: keras.Model, kind: str, phase: Phase, curves: LearningCurves) -> dict[str, Any]:
+        """Train one phase in place, or what is left of it; returns what it did, for training.json."""
+        from stages.core import training
+
+        train, val = self.stored.examples(kind, "train"), self.stored.examples(kind, "val")
+        rate = phase.learning_rate or (self.settings.head.learning_rate or 0.0) / 10
+        label = name.replace("_", " ")
+        curves.phase(label, phase.epochs, self.shares[name])
+        saved = self.kept.load(name) if phase.epochs else None
+        if saved is not None:
+            finished = saved.stopped or saved.epochs == phase.epochs
+            at = f"{label}, epoch {saved.epochs + 1} of {phase.epochs}"
+            log.info(f"{label} was finished, after {saved.epochs} epochs" if finished else f"resuming at {at}")
+            for logs in saved.logs:
+                curves.epoch(logs, replayed=True)
+        outcome = training.fit(
+            model,
+            training.Batches(
+                _take(train, kind, self.stored),
+                train.labels,
+                train.views,
+                phase.batch_size,
+                self.settings.seed,
+                self.shards,
+            ),
+            training.Batches(_take(val, kind, self.stored), val.labels, 1, phase.batch_size, None, self.shards),
+            training.Schedule(
+                phase.epochs, phase.batch_size, rate, phase.stop_after, phase.reduce_after, phase.reduce_by
+            ),
+            curves.epoch,
+            saved,
+            lambda state: self.kept.save(name, state),
+        )
+        return {"learning_rate": rate, **dataclasses.asdict(outcome)}
 
 
 def _take(examples: Examples, kind: str, stored: FeatureReader) -> Any:
-    """Stored tensors as they are; pixels freshly augmented in each epoch after the first."""
+    """Stored tensors as they are; pixels freshly augmented in each training epoch (validation's is epoch 0)."""
     if kind != "pixels":
         return lambda images, views, epoch: examples.take(images, views)
-    import numpy as np
-
-    from stages.core.augmentation import Augmentation, augment
-
     limits = Augmentation.model_validate(stored.trunk["settings"]["augmentation"])
     seed = stored.trunk["settings"]["seed"]
 
@@ -171,9 +200,7 @@ def _same_budget(base: keras.Model, cut: int, views: int, tail_epochs: int) -> i
     return max(1, round((views * whole + 3 * tail_epochs * tail) / (3 * whole)))
 
 
-def _from_scratch(
-    stored: FeatureReader, settings: FineTuneParams, epochs: int, curves: LearningCurves
-) -> tuple[keras.Model, dict[str, Any]]:
+def _from_scratch(run: _Run, epochs: int, curves: LearningCurves) -> tuple[keras.Model, dict[str, Any]]:
     """The same network from random weights, on the same images in batches of phase 2's size.
 
     It gets what helps it: fresh augmentation, every layer trainable, phase 1's higher rate, and
@@ -184,6 +211,7 @@ def _from_scratch(
 
     from stages.core import classifier
 
+    stored, settings = run.stored, run.settings
     keras.utils.set_random_seed(settings.seed)
     of_trunk = stored.trunk["settings"]
     name = of_trunk["backbone"]
@@ -194,7 +222,7 @@ def _from_scratch(
     head = classifier.head(stored.trunk["pooled_features"], len(stored.classes), settings.dropout, settings.seed)
     model = classifier.from_pixels(base, name, head)
     budget = Phase(epochs=epochs, batch_size=settings.tail.batch_size, learning_rate=settings.head.learning_rate)
-    return model, _fit(model, stored, "pixels", settings, budget, curves)
+    return model, run.fit("from_scratch", model, "pixels", budget, curves)
 
 
 if __name__ == "__main__":

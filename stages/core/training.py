@@ -1,4 +1,4 @@
-"""One phase of training: batches from stored tensors, best epoch kept, early stopping, rate reduction.
+"""One phase of training: batches from stored tensors, best epoch kept, early stopping, rate reduction, resuming.
 
 Imports Keras at the top: only fine_tune's `main` imports this module.
 """
@@ -19,6 +19,11 @@ from stages.core.errors import DataRejected
 Take = Callable[[npt.NDArray[np.intp], npt.NDArray[np.intp], int], npt.NDArray[Any]]
 # Called after each epoch with (metric name → value).
 OnEpoch = Callable[[dict[str, float]], None]
+# What Keras's callbacks count from epoch to epoch.
+COUNTED = {
+    "EarlyStopping": ("wait", "best", "best_epoch", "stopped_epoch"),
+    "ReduceLROnPlateau": ("wait", "best", "cooldown_counter"),
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,27 @@ class Outcome:
     trained_parameters: int
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A phase after one of its epochs: all that the next epoch depends on, in model and optimizer order."""
+
+    logs: list[dict[str, float]]  # of every epoch so far, as given to `OnEpoch`
+    best: tuple[int, float, float]  # epoch, its validation loss and accuracy
+    callbacks: dict[str, dict[str, float | int | None]]  # class name → the fields that COUNTED names
+    stopped: bool  # early stopping ended the phase with this epoch
+    variables: list[npt.NDArray[Any]]  # the model's weights and the states of its random generators
+    optimizer: list[npt.NDArray[Any]]  # moments, step and current learning rate
+    best_weights: list[npt.NDArray[Any]]
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs have been trained."""
+        return len(self.logs)
+
+
+OnSaved = Callable[[Saved], None]
+
+
 class Batches(keras.utils.PyDataset):
     """Batches of stored tensors: each epoch passes every image once, in a seeded order.
 
@@ -51,9 +77,24 @@ class Batches(keras.utils.PyDataset):
     Inputs become float32 [n, *shape]; labels are int32 [n].
     """
 
-    def __init__(self, take: Take, labels: npt.NDArray[np.int32], views: int, batch_size: int, seed: int | None):
-        """`seed` None keeps the order and view 0 in every epoch, as validation wants."""
+    def __init__(
+        self,
+        take: Take,
+        labels: npt.NDArray[np.int32],
+        views: int,
+        batch_size: int,
+        seed: int | None,
+        shards: int = 1,
+    ) -> None:
+        """`seed` None keeps the order and view 0 in every epoch, as validation wants.
+
+        `shards` devices get equal parts of each batch, without which Keras cannot train on several:
+        the batch size is rounded down to a multiple of it, and the first fewer-than-`shards` images
+        of an epoch's order come again at its end.
+        """
         super().__init__(workers=1)
+        batch_size = max(batch_size // shards, 1) * shards
+        self._rows = -(-len(labels) // shards) * shards
         self._take, self._labels, self._views, self._batch_size, self._seed = take, labels, views, batch_size, seed
         self._first_view = np.zeros(len(labels), np.intp)
         if seed is not None:
@@ -62,7 +103,7 @@ class Batches(keras.utils.PyDataset):
         self.on_epoch_end()
 
     def __len__(self) -> int:
-        return -(-len(self._labels) // self._batch_size)
+        return -(-self._rows // self._batch_size)
 
     def __getitem__(self, number: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         images = self._order[number * self._batch_size : (number + 1) * self._batch_size]
@@ -72,40 +113,97 @@ class Batches(keras.utils.PyDataset):
 
     def on_epoch_end(self) -> None:
         """Draw the next epoch's order."""
-        self._epoch += 1
+        self.go_to(self._epoch + 1)
+
+    def go_to(self, epoch: int) -> None:
+        """Be where `epoch` calls of `on_epoch_end` lead."""
+        self._epoch = epoch
         self._order = np.arange(len(self._labels))
         if self._seed is not None:
             np.random.default_rng([self._seed, 1, self._epoch]).shuffle(self._order)
+        self._order = np.resize(self._order, self._rows)
 
 
 class BestEpoch(keras.callbacks.Callback):
     """Keeps the weights of the epoch with the lowest validation loss, the start counted as epoch 0."""
 
-    def __init__(self, loss: float, accuracy: float, weights: list[npt.NDArray[Any]]) -> None:
+    def __init__(self, best: tuple[int, float, float], weights: list[npt.NDArray[Any]]) -> None:
+        """`best` is (epoch, validation loss, validation accuracy) of `weights`."""
         super().__init__()
-        self.epochs = 0
-        self.best = (0, loss, accuracy)
-        self._weights = weights
+        self.best, self.weights = best, weights
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Compare this epoch with the best so far."""
         assert logs is not None
-        self.epochs = epoch + 1
         if logs["val_loss"] < self.best[1]:
             self.best = (epoch + 1, logs["val_loss"], logs["val_accuracy"])
-            self._weights = self.model.get_weights()
+            self.weights = self.model.get_weights()
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         """Put the best weights back."""
-        self.model.set_weights(self._weights)
+        self.model.set_weights(self.weights)
+
+
+class SaveEachEpoch(keras.callbacks.Callback):
+    """Hands out a `Saved` after each epoch, and puts back what one says of Keras's callbacks.
+
+    Last in the list: those callbacks forget everything when training begins, and count before this one saves.
+    """
+
+    def __init__(
+        self,
+        saved: Saved | None,
+        on_saved: OnSaved | None,
+        logs: list[dict[str, float]],
+        best: BestEpoch,
+        others: list[keras.callbacks.Callback],
+    ) -> None:
+        super().__init__()
+        self._saved, self._on_saved, self._logs, self._best = saved, on_saved, logs, best
+        self._counting = {type(other).__name__: other for other in others if type(other).__name__ in COUNTED}
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Let the callbacks count on from where they were."""
+        if self._saved is not None:
+            for name, fields in self._saved.callbacks.items():
+                vars(self._counting[name]).update(fields)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Save, unless the loss is no number: the last good epoch stays."""
+        if self._on_saved is None or not _is_finite(self._logs[-1]):
+            return
+        counted = {
+            name: {field: getattr(other, field) for field in COUNTED[name]} for name, other in self._counting.items()
+        }
+        self._on_saved(
+            Saved(
+                logs=list(self._logs),
+                best=self._best.best,
+                callbacks=counted,
+                stopped=self.model.stop_training,
+                variables=[keras.ops.convert_to_numpy(variable) for variable in self.model.variables],
+                optimizer=[keras.ops.convert_to_numpy(variable) for variable in self.model.optimizer.variables],
+                best_weights=self._best.weights,
+            )
+        )
 
 
 def fit(
-    model: keras.Model, train: Batches, val: Batches, schedule: Schedule, on_epoch: OnEpoch, jit: bool = False
+    model: keras.Model,
+    train: Batches,
+    val: Batches,
+    schedule: Schedule,
+    on_epoch: OnEpoch,
+    saved: Saved | None = None,
+    on_saved: OnSaved | None = None,
+    jit: bool = False,
 ) -> Outcome:
     """Train `model` in place and leave it with the weights of its best epoch.
 
     Call it anew for each phase: it compiles, which is what makes a change of `trainable` take effect.
+    From `saved` it goes on with the epoch after, as if it had never stopped; with a phase's last
+    epoch it trains nothing and only leaves everything as that phase did. `on_epoch` hears of new
+    epochs alone. Raises DataRejected where the loss is not finite.
     """
     model.compile(
         optimizer=keras.optimizers.Adam(schedule.learning_rate),
@@ -113,11 +211,20 @@ def fit(
         metrics=["accuracy"],
         jit_compile=jit,
     )
-    loss, accuracy = model.evaluate(val, verbose=0)
-    best = BestEpoch(loss, accuracy, model.get_weights())
+    if saved is None:
+        loss, accuracy = model.evaluate(val, verbose=0)
+        best = BestEpoch((0, loss, accuracy), model.get_weights())
+    else:
+        _put_back(model, saved)
+        train.go_to(saved.epochs)
+        best = BestEpoch(saved.best, saved.best_weights)
+    start_loss, done = best.best[1], saved.epochs if saved else 0
+    history = list(saved.logs) if saved else []
 
     def report(epoch: int, logs: dict[str, float]) -> None:
-        on_epoch({**logs, "learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))})
+        rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+        history.append({**logs, "learning_rate": rate})
+        on_epoch(history[-1])
 
     callbacks = [best, keras.callbacks.LambdaCallback(on_epoch_end=report), keras.callbacks.TerminateOnNaN()]
     if schedule.reduce_after:
@@ -128,14 +235,35 @@ def fit(
         )
     if schedule.stop_after:
         callbacks.append(keras.callbacks.EarlyStopping(monitor="val_loss", patience=schedule.stop_after))
-    history = model.fit(
-        train, validation_data=val, epochs=schedule.epochs, callbacks=callbacks, verbose=0, shuffle=False
-    ).history
-    losses = [loss, *(sum(pair) for pair in zip(history.get("loss", []), history.get("val_loss", []), strict=True))]
-    broken = [number for number, value in enumerate(losses) if not np.isfinite(value)]
-    if broken:
+    callbacks.append(SaveEachEpoch(saved, on_saved, history, best, callbacks))
+    model.fit(
+        train,
+        validation_data=val,
+        initial_epoch=done,
+        epochs=done if saved and saved.stopped else schedule.epochs,
+        callbacks=callbacks,
+        verbose=0,
+        shuffle=False,
+    )
+    broken = [number for number, logs in enumerate(history, 1) if not _is_finite(logs)]
+    if broken or not np.isfinite(start_loss):
         raise DataRejected(
-            f"the loss became NaN or infinite in epoch {broken[0]} at learning rate {schedule.learning_rate:g}; "
+            f"the loss became NaN or infinite in epoch {0 if not np.isfinite(start_loss) else broken[0]} "
+            f"at learning rate {schedule.learning_rate:g}; "
             "lower it (fine_tune.head.learning_rate, fine_tune.tail.learning_rate)"
         )
-    return Outcome(best.epochs, *best.best, sum(int(np.prod(weight.shape)) for weight in model.trainable_weights))
+    trained = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    return Outcome(len(history), *best.best, trained)
+
+
+def _is_finite(logs: dict[str, float]) -> bool:
+    return bool(np.isfinite(logs["loss"] + logs["val_loss"]))
+
+
+def _put_back(model: keras.Model, saved: Saved) -> None:
+    """Give a compiled model and its optimizer the values that `saved` holds."""
+    model.optimizer.build(model.trainable_variables)
+    for variable, value in zip(model.variables, saved.variables, strict=True):
+        variable.assign(value)
+    for variable, value in zip(model.optimizer.variables, saved.optimizer, strict=True):
+        variable.assign(value)

@@ -39,7 +39,7 @@ def write(folder: Path, source: Source, images_per_shard: int) -> int:
     files = sharding.file_names([names[span.start] for span in spans])
     shards = zip(files, spans, strict=True)
     folder.mkdir()
-    for file, span in process.progress(shards, "download", len(spans)):
+    for file, span in process.progress(shards, "packing images", len(spans)):
         tables.write(folder / file, _table(records[span.start : span.stop], source))
     return len(spans)
 

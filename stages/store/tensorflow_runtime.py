@@ -1,16 +1,19 @@
-"""Starts TensorFlow: quietly, with a fixed thread count and deterministic operations."""
+"""Starts TensorFlow: quietly, with a fixed thread count, deterministic operations and every GPU there is."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 
 def start(threads: int, seed: int, training: bool = False) -> str:
-    """Import TensorFlow, seed Python, NumPy and Keras, and return the device that will compute.
+    """Import TensorFlow, seed Python, NumPy and Keras, and return what will compute.
+
+    That is `CPU`, a GPU's name, or where several train `2 x NVIDIA H200 (mirrored)`; see `strategy`.
 
     To predict, `threads` share each operation. To train, each operation gets one thread and
     `threads` operations run at once: a backward pass has independent ones, which is faster, and no
@@ -30,7 +33,27 @@ def start(threads: int, seed: int, training: bool = False) -> str:
         keras.utils.set_random_seed(seed)
         gpus = tf.config.list_physical_devices("GPU")
         names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
-    return ", ".join(names) or "CPU"
+    return described(names, training)
+
+
+def described(gpus: Sequence[str], training: bool) -> str:
+    """What computes on a machine with these GPUs: all of them to train, the first to predict."""
+    if training and len(gpus) > 1:
+        return " + ".join(f"{gpus.count(name)} x {name}" for name in dict.fromkeys(gpus)) + " (mirrored)"
+    return gpus[0] if gpus else "CPU"
+
+
+def strategy(devices: Sequence[str] | None = None) -> Any:
+    """The tf.distribute strategy to build and train in the scope of: mirrored where there are several devices.
+
+    `devices` are TensorFlow's names; None is all GPUs. Each of `num_replicas_in_sync` replicas then
+    computes an equal part of every batch, which keeps its size; one device trains as without a strategy.
+    """
+    import tensorflow as tf
+
+    if devices is None:
+        devices = [device.name for device in tf.config.list_logical_devices("GPU")]
+    return tf.distribute.MirroredStrategy(list(devices)) if len(devices) > 1 else tf.distribute.get_strategy()
 
 
 @contextmanager

@@ -176,3 +176,74 @@ def test_an_epoch_passes_every_image_once_and_k_epochs_every_view() -> None:
     assert all(sorted(order) == list(range(10)) for order in orders)
     assert orders[0] != orders[1]
     assert sorted(asked) == [(image, view) for image in range(10) for view in range(3)]
+
+
+def dense(saved: Any = None, epochs: int = 9) -> tuple[list[np.ndarray], Any, list[dict[str, float]], list[Any]]:
+    """A tiny net with dropout on noisy data: the rate drops and it stops early. (variables, outcome, logs, saved)."""
+    import keras
+
+    from stages.core import training
+
+    keras.utils.set_random_seed(3)
+    random = np.random.default_rng(0)
+    rows, labels = random.normal(size=(40, 6)).astype(np.float32), random.integers(0, 3, 40).astype(np.int32)
+    layers = [keras.Input((6,)), keras.layers.Dense(8, "relu"), keras.layers.Dropout(0.4), keras.layers.Dense(3)]
+    model = keras.Sequential([*layers, keras.layers.Softmax()])
+    views = training.Batches(lambda images, views, epoch: rows[images] + views[:, None], labels, 3, 16, 1)
+    val = training.Batches(lambda images, views, epoch: rows[images], random.permutation(labels), 1, 16, None)
+    plan = schedule(epochs=epochs, learning_rate=0.1, stop_after=3, reduce_after=1, reduce_by=2.0)
+    logs: list[dict[str, float]] = []
+    states: list[Any] = []
+    outcome = training.fit(model, views, val, plan, logs.append, saved, states.append)
+    variables = [variable.numpy() for variable in model.variables]
+    return variables, outcome, logs, states
+
+
+@pytest.mark.parametrize("epochs", [3, 9], ids=["runs to its last epoch", "stops early"])
+def test_resumed_after_any_epoch_it_ends_with_the_same_bits(epochs: int) -> None:
+    from dataclasses import asdict
+
+    variables, outcome, logs, states = dense(epochs=epochs)
+    assert len(states) == len(logs) == outcome.epochs
+    assert (outcome.epochs < epochs) == (epochs == 9) == states[-1].stopped
+    assert logs[-1]["learning_rate"] < logs[0]["learning_rate"]
+    for state in states:
+        again, outcome_again, later, later_states = dense(state, epochs)
+        assert outcome_again == outcome
+        assert later == logs[state.epochs :]
+        assert all(np.array_equal(a, b) for a, b in zip(variables, again, strict=True))
+        for expected, got in zip(states[state.epochs :], later_states, strict=True):
+            np.testing.assert_equal(asdict(got), asdict(expected))
+
+
+def test_an_epoch_whose_loss_is_no_number_is_not_saved(stripes: Any) -> None:
+    from stages.core import training
+
+    pictures, labels = stripes
+    base, _, model = build()
+    activations = stored(base, pictures).astype(np.float32)
+    # The third epoch sees one broken picture.
+    train = training.Batches(
+        lambda images, views, epoch: activations[images] * (np.nan if epoch == 3 else 1.0), labels, 1, 16, 1
+    )
+    states: list[Any] = []
+    with pytest.raises(DataRejected, match="NaN or infinite in epoch 3 "):
+        training.fit(
+            model, train, batches(activations, labels, None), schedule(), lambda logs: None, None, states.append
+        )
+    assert [state.epochs for state in states] == [1, 2]
+
+
+def test_shards_get_equal_parts_of_every_batch() -> None:
+    from stages.core import training
+
+    train = training.Batches(
+        lambda images, views, epoch: images[:, None], np.arange(11, dtype=np.int32), 1, 5, seed=1, shards=2
+    )
+    batches_of = [train[number][1].tolist() for number in range(len(train))]
+    assert [len(batch) for batch in batches_of] == [4, 4, 4]
+    passed = [label for batch in batches_of for label in batch]
+    assert sorted(passed[:11]) == list(range(11))
+    assert passed[11] == passed[0]
+    few = training.Batches(lambda images, views, epoch: images[:, None], np.arange(2, dtype=np.int32), 1, 2, None, 5)
+    assert few[0][1].tolist() == [0, 1, 0, 1, 0]
