@@ -1,16 +1,27 @@
 # make run    set-up, then the main job: params.yaml's recipe from images to exported model
 # make test   set-up, then the tests
+# make flow   set-up, then the same as one Prefect flow, no server needed; options in ARGS, as ARGS=--help
+# make up     set-up, then server, schedule and workers on this machine until Ctrl-C; make up PORT=4201
 # make setup  only the set-up: .venv with the pinned packages
 PYTHON ?= python3
+HOST := 127.0.0.1
+PORT := 4200
 VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: run test setup lint clean
+.PHONY: run flow up test setup lint clean
 .DEFAULT_GOAL := run
 
 run: setup
 	dvc repro
+
+flow: setup
+	python -m flows.pipeline $(ARGS)
+
+# A HOST other machines can reach needs a password: flows/up.py says which variables to set.
+up: setup
+	@exec python -m flows.up --host $(HOST) --port $(PORT)
 
 test: setup
 	ruff check .

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from commands import check, predict, report
+from commands import check, plan, predict, report
 from stages.core.errors import EnvironmentFault, GraftError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(check.check)
+app.command()(plan.plan)
 app.command()(predict.predict)
 app.command()(report.report)
 

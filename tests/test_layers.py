@@ -13,12 +13,13 @@ from stages.store import params
 from tests.import_closure import closure, imports_of
 
 ROOT = Path(__file__).parent.parent
-MODULES = sorted(path for folder in ("stages", "commands", "pretraining") for path in (ROOT / folder).rglob("*.py"))
+MODULES = sorted(path for folder in ("stages", "commands", "flows", "pretraining")
+                 for path in (ROOT / folder).rglob("*.py"))  # fmt: skip
 HEAVY = ("tensorflow", "keras", "great_expectations", "sklearn")
 
 
 def layer(path: str) -> str:
-    """stages | core | store | commands | pretraining."""
+    """stages | core | store | commands | flows | pretraining."""
     folders = Path(path).parts[:-1]
     return folders[-1] if len(folders) > 1 else folders[0]
 
@@ -27,7 +28,8 @@ ALLOWED = {
     "core": {"core"},
     "store": {"core", "store"},
     "stages": {"core", "store"},
-    "commands": {"core", "store", "stages", "commands"},
+    "commands": {"core", "store", "stages", "commands", "flows"},
+    "flows": {"flows"},
     "pretraining": {"core", "store", "pretraining"},
 }
 
@@ -53,6 +55,16 @@ def test_core_opens_nothing(path: Path) -> None:
     assert not names & {"dvc", "prefect", "great_expectations"}
     calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     assert "open" not in calls
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if layer(path.relative_to(ROOT).as_posix()) == "flows"],
+                         ids=lambda path: path.stem)  # fmt: skip
+def test_flows_know_nothing_of_the_stages(path: Path) -> None:
+    """They run where no model is trained: a worker starts in a second, and a stage can change without them."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {(node.module or "").split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert not names & {*HEAVY, "pandas", "stages", "commands"}
 
 
 def test_no_circle() -> None:

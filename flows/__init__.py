@@ -1,0 +1,1 @@
+"""The pipeline as Prefect flows: when and where a stage runs. DVC decides whether."""

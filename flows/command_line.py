@@ -1,0 +1,59 @@
+"""`python -m flows.pipeline`: the flow's parameters as arguments, its end as an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from prefect import Flow
+from prefect.client.schemas.objects import State
+from ruamel.yaml import YAML
+
+from flows.run import STAGES, exit_code
+
+
+def main(pipeline: Flow[..., State[Any]]) -> None:
+    """Run the flow once; exit 0, or with the code of the stage that failed.
+
+    Without PREFECT_API_URL, Prefect starts a temporary server for the run; with it, the run appears there.
+    """
+    asked = _parser().parse_args()
+    state: State[Any] = pipeline(
+        targets=asked.targets or None,
+        force=asked.force,
+        overrides=dict(asked.set),
+        ref=asked.ref,
+        wait=asked.wait,
+        gpu_pool=asked.gpu_pool,
+        gpu_remote=asked.gpu_remote,
+        return_state=True,
+    )
+    sys.exit(exit_code(state))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description="Run the pipeline once, here.")
+    parser.add_argument(
+        "targets", nargs="*", choices=[*STAGES, []], metavar="stage", help=f"one of {', '.join(STAGES)}"
+    )
+    parser.add_argument("--force", action="store_true", help="run stages even where nothing changed")
+    parser.add_argument(
+        "-S", "--set", action="append", default=[], type=_override, metavar="KEY=VALUE",
+        help="a params.yaml key for this run, as fine_tune.tail.epochs=12; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--ref", help="branch, tag or commit to run")
+    parser.add_argument(
+        "--wait", type=float, default=3600.0, help="seconds to wait while another run holds the checkout"
+    )
+    parser.add_argument("--gpu-pool", help="work pool for stages marked `resource: gpu`")
+    parser.add_argument("--gpu-remote", help="DVC remote to GPU workers with their own clone")
+    return parser
+
+
+def _override(text: str) -> tuple[str, object]:
+    """`key=value`, the value read as YAML so that numbers, booleans and lists are what they look like."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError(f"received {text!r}; must be KEY=VALUE, as in fine_tune.seed=2")
+    return key, YAML(typ="safe").load(value)

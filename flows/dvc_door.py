@@ -1,0 +1,316 @@
+"""The only door to DVC: is a stage stale, reproduce it, move its data, read and write its lock entry.
+
+Questions are asked in process (about 20 ms each); a stage runs as `dvc repro` in a child process, so
+that its output can be streamed and a crash of the stage or of DVC is not ours. One Door per thread:
+DVC's Repo is not safe to share.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from flows import child, rwlock
+from flows.faults import CheckoutBusy, NotIntact, Refused, WrongRequest
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+    from dvc.stage import PipelineStage
+
+RESTORED = re.compile(r"^Stage '.+' is cached - skipping run")
+UNCHANGED = re.compile(r"^Stage '.+' didn't change, skipping")
+EXITED = re.compile(r"exited with (-?\d+)")
+BLOCKED = re.compile(r"' is busy, it is being blocked by")
+# What DVC adds for people at a terminal; in a run's log it would only hide the stage's lines.
+ADVICE = re.compile(
+    r"^(To track the changes with git|\s*git add |To enable auto staging|\s*dvc config core\.autostage"
+    r"|Use `dvc push`|Updating lock file|Generating lock file|> )"
+)
+LAST_LINES = 12
+OUTPUT = "output "
+
+T = TypeVar("T")
+Outcome = Literal["Unchanged", "Restored", "Completed"]
+
+
+class StageFailed(Exception):
+    """A stage's command, or DVC around it, failed. `exit_code` is the stage's own where it had one."""
+
+    def __init__(self, stage: str, exit_code: int, last_lines: list[str]) -> None:
+        super().__init__("\n".join([f"{stage} failed (exit {exit_code})", *last_lines]))
+        self.stage, self.exit_code = stage, exit_code
+
+
+class Door:
+    """DVC in one checkout, for one thread."""
+
+    def __init__(self, root: Path, patience: float = 0.0) -> None:
+        """Open the DVC project at `root`.
+
+        `patience` is how long, in seconds, to wait for files that another DVC process uses. Raises
+        WrongRequest where there is no project.
+        """
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+
+        # What DVC says of its own accord goes to nobody: it would print over the run's log.
+        logger = logging.getLogger("dvc")
+        logger.handlers, logger.propagate = [logging.NullHandler()], False
+        self.root, self._patience = root, patience
+        try:
+            rwlock.mend(root)
+            self._repo: Repo = Repo(str(root), _wait_for_lock=True)
+        except DvcException as error:
+            raise WrongRequest(f"{root}: {error}; start in the project's folder") from None
+
+    def close(self) -> None:
+        """Release what the Repo holds open."""
+        self._repo.close()
+
+    def __enter__(self) -> Door:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def resource(self, stage: str) -> str | None:
+        """What the stage asks for in dvc.yaml (`meta: {resource: gpu}`), or None."""
+        meta = self._stage(stage).meta or {}
+        return meta.get("resource")
+
+    def with_upstream(self, stages: Iterable[str]) -> set[str]:
+        """The stages and everything they need, by name."""
+        import networkx
+
+        graph = self._ask(lambda: self._repo.index.graph)
+        wanted: set[str] = set()
+        for name in stages:
+            stage = self._stage(name)
+            # DVC's edges point from a stage to what it needs.
+            wanted |= {name, *(needed.name for needed in networkx.descendants(graph, stage))}
+        return wanted
+
+    def stale(self, stage: str) -> list[str]:
+        """Why DVC would run or restore the stage: `fine_tune.seed modified`, `output data/split deleted`.
+
+        Empty where nothing changed.
+        """
+        status = self._ask(lambda: self._repo.status(targets=[self._target(stage)]))
+        reasons: list[str] = []
+        for entry in next(iter(status.values()), []):
+            if isinstance(entry, str):
+                reasons.append(entry)
+                continue
+            for kind, changes in entry.items():
+                for path, change in changes.items():
+                    keys = change if isinstance(change, dict) else {path: change}
+                    reasons += [f"{OUTPUT if kind == 'changed outs' else ''}{key} {how}" for key, how in keys.items()]
+        if reasons and not self.lock_entry(stage):
+            return ["it never ran here"]
+        return reasons
+
+    def restorable(self, stage: str) -> bool:
+        """Whether DVC's run cache holds this stage's outputs for exactly its present inputs."""
+        from dvc.stage.cache import RunCacheNotFoundError
+        from dvc_data.hashfile.hash_info import HashInfo
+
+        asked = self._asked(stage)
+        if any(not reason.startswith(OUTPUT) for reason in self.stale(stage)):
+            # Without hashes of outputs DVC looks its run cache up; with them it would take dvc.lock's word for them.
+            for output in asked.outs:
+                output.hash_info = HashInfo()
+        try:
+            self._repo.stage_cache.restore(asked, dry=True)
+        except RunCacheNotFoundError:
+            return False
+        return True
+
+    def inputs_key(self, stage: str) -> str:
+        """SHA-256 (hex) over all that decides the stage's outputs: command, parameters, content of dependencies."""
+        from dvc.stage.serialize import to_single_stage_lockfile
+
+        asked = self._asked(stage)
+        asked.outs = []
+        return hashlib.sha256(json.dumps(to_single_stage_lockfile(asked), sort_keys=True).encode()).hexdigest()
+
+    def reproduce(self, stage: str, force: bool, on_line: Callable[[str], None]) -> Outcome:
+        """`dvc repro -s` in a child process; its lines go to `on_line`.
+
+        Raises StageFailed with the stage's exit code and last lines; exit 6 means that another DVC
+        process still held its files when patience ended.
+        """
+        command = [
+            sys.executable,
+            "-m",
+            "dvc",
+            "--wait-for-lock",
+            "repro",
+            "-s",
+            stage,
+            *(["--force"] if force else []),
+        ]
+        deadline = time.monotonic() + self._patience
+        while True:
+            lines: deque[str] = deque(maxlen=400)
+
+            def take(line: str, lines: deque[str] = lines) -> None:
+                lines.append(line)
+                if not ADVICE.match(line):
+                    on_line(line)
+
+            code = child.run(command, self.root, take)
+            said = "\n".join(lines)
+            if code == 0:
+                if any(RESTORED.match(line) for line in lines):
+                    return "Restored"
+                return "Unchanged" if any(UNCHANGED.match(line) for line in lines) else "Completed"
+            busy = BLOCKED.search(said) is not None
+            if not busy or time.monotonic() > deadline:
+                exited = EXITED.findall(said)
+                own = 6 if busy else int(exited[-1]) if exited else 5
+                shown = [line for line in lines if not ADVICE.match(line)]
+                raise StageFailed(stage, own, shown[-LAST_LINES:])
+            time.sleep(2.0)
+
+    def dependencies(self, stage: str) -> tuple[list[str], list[str]]:
+        """The stage's inputs as (outputs of other stages, files that git tracks), relative to the root."""
+        outputs = [output for other in self._repo.index.stages for output in other.outs]
+        of_stages: list[str] = []
+        tracked: list[str] = []
+        for dependency in self._stage(stage).deps:
+            if not dependency.is_in_repo or dependency.def_path == "params.yaml":
+                continue
+            inside = any(dependency.fs.isin_or_eq(dependency.fs_path, output.fs_path) for output in outputs)
+            (of_stages if inside else tracked).append(dependency.def_path)
+        return sorted(of_stages), sorted(tracked)
+
+    def push(self, paths: list[str], remote: str) -> int:
+        """Upload stages' outputs, or parts of them, to a DVC remote; returns how many objects were new there."""
+        with _travelling("push to", remote):
+            return int(self._repo.push(targets=[self._target(path) for path in paths], remote=remote))
+
+    def pull(self, paths: list[str], remote: str) -> None:
+        """Fetch stages' outputs, or parts of them, from a DVC remote and put them in place, over what is there."""
+        with _travelling("pull from", remote):
+            self._repo.pull(targets=[self._target(path) for path in paths], remote=remote, force=True)
+
+    def lock_text(self) -> str:
+        """dvc.lock as it stands."""
+        path = self.root / "dvc.lock"
+        return path.read_text() if path.exists() else ""
+
+    def lock_entry(self, stage: str) -> dict[str, Any]:
+        """What dvc.lock records of one stage: cmd, deps, params, outs. Empty where it never ran."""
+        from dvc.utils.serialize import load_yaml
+
+        return dict(load_yaml(str(self.root / "dvc.lock")).get("stages", {}).get(stage, {})) if self.lock_text() else {}
+
+    def put_lock_entry(self, stage: str, entry: dict[str, Any]) -> None:
+        """Write one stage's record into dvc.lock the way DVC writes it; an empty one removes it."""
+        from dvc.repo import lock_repo
+        from dvc.utils.serialize import modify_yaml
+
+        with lock_repo(self._repo), modify_yaml(str(self.root / "dvc.lock")) as data:
+            data.setdefault("schema", "2.0")
+            stages = data.setdefault("stages", {})
+            if entry:
+                stages[stage] = entry
+            else:
+                stages.pop(stage, None)
+
+    def accept(self, stage: str, entry: dict[str, Any], remote: str) -> None:
+        """Take over a stage's outputs that another machine made from the very same inputs, without running it.
+
+        Raises NotIntact, with dvc.lock as before, when the entry was made from other inputs,
+        parameters or command than this checkout has, or when the outputs do not arrive whole.
+        """
+        before = self.lock_entry(stage)
+        self.put_lock_entry(stage, entry)
+        try:
+            foreign = [reason for reason in self.stale(stage) if not reason.startswith(OUTPUT)]
+            if foreign:
+                raise NotIntact(
+                    f"{stage} came back made from other inputs than this checkout has ({'; '.join(foreign[:5])}); "
+                    "its result is not taken over. Run the pipeline again"
+                )
+            self.pull([stage], remote)
+            left = self.stale(stage)
+            if left:
+                raise NotIntact(f"{stage}'s outputs did not arrive as recorded ({'; '.join(left[:5])}); run again")
+        except BaseException:
+            self.put_lock_entry(stage, before)
+            raise
+
+    def metrics_change(self) -> dict[str, dict[str, Any]]:
+        """Metrics now beside those of the last commit: file → {flattened key: {"old", "new", "diff"}}."""
+        diff = self._repo.metrics.diff("HEAD", all=True)
+        return dict(diff.get("diff", {}))
+
+    def _target(self, what: str) -> str:
+        """A stage's name or an output's path as DVC finds it from any working folder."""
+        named = any(stage.name == what for stage in self._repo.index.stages)
+        return f"{self.root / 'dvc.yaml'}:{what}" if named else str(self.root / what)
+
+    def _asked(self, name: str) -> PipelineStage:
+        """A copy of a stage, with the present hashes of its inputs filled in."""
+        from dvc.repo import lock_repo
+
+        asked = copy.copy(self._stage(name))
+        asked.deps = [copy.copy(dependency) for dependency in asked.deps]
+        asked.outs = [copy.copy(output) for output in asked.outs]
+        with lock_repo(self._repo):
+            self._ask(asked.save_deps)
+        return asked
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        """DVC's answer; waits while another DVC process uses the files, and names what DVC cannot read."""
+        from dvc.exceptions import DvcException
+        from dvc.lock import LockError
+
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                return question()
+            except LockError as error:
+                if time.monotonic() >= deadline:
+                    raise CheckoutBusy(f"{error}; waited {self._patience:g} s. Run again when it has ended") from None
+            except DvcException as error:
+                raise WrongRequest(f"DVC cannot read the project: {_whole(error)}") from None
+            time.sleep(1.0)
+
+    def _stage(self, name: str) -> PipelineStage:
+        for stage in self._repo.index.stages:
+            if stage.name == name:
+                return stage
+        known = ", ".join(sorted(stage.name for stage in self._repo.index.stages))
+        raise WrongRequest(f"dvc.yaml has no stage {name!r}; it has {known}")
+
+
+@contextmanager
+def _travelling(what: str, remote: str) -> Iterator[None]:
+    """Errors of a remote as ours, naming it and what to look at."""
+    from dvc.exceptions import DvcException
+
+    try:
+        yield
+    except (DvcException, OSError) as error:
+        raise Refused(
+            f"cannot {what} the DVC remote {remote!r}: {_whole(error)}. Look at `dvc remote list` and whether it can "
+            "be reached; then run again"
+        ) from None
+
+
+def _whole(error: BaseException) -> str:
+    """An error with what caused it: DVC says the useful half in the cause."""
+    cause = error.__cause__
+    return f"{error} ({cause})" if cause and str(cause) not in str(error) else str(error)

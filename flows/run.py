@@ -1,0 +1,64 @@
+"""One run of the pipeline: what was asked for, the checkout it works on, and how each stage ended."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows.dvc_door import Door
+
+STAGES = ("download", "validate", "split", "feature_extract", "fine_tune", "evaluate", "export")
+EXIT = re.compile(r"\(exit (\d+)\)")
+
+
+@dataclass(frozen=True)
+class GpuPool:
+    """Where a stage marked `resource: gpu` runs.
+
+    `remote` None means that the pool's workers see this very checkout; otherwise they have clones of
+    their own, and data travels through the DVC remote of that name.
+    """
+
+    name: str
+    remote: str | None = None
+
+
+class Run:
+    """Shared by the tasks of one run. No dataclass: Prefect would hand each task a copy of one."""
+
+    def __init__(self, door: Door, wanted: set[str], force: bool, gpu: GpuPool | None) -> None:
+        self.door, self.wanted, self.force, self.gpu = door, wanted, force, gpu
+        self.ended: dict[str, State[Any]] = {}
+
+    def failed(self) -> str | None:
+        """The stage that ended badly, if any."""
+        return next((stage for stage, state in self.ended.items() if state.is_failed() or state.is_crashed()), None)
+
+    def outcome(self) -> State[Any]:
+        """How the run as a whole ended: Unchanged, Completed, or the failed stage's state."""
+        broken = self.failed()
+        if broken:
+            state = self.ended[broken]
+            return Failed(name=state.name, message=state.message)
+        names = [str(self.ended[stage].name) for stage in STAGES if stage in self.ended]
+        if set(names) <= {"Unchanged", "Skipped"}:
+            return Completed(name="Unchanged", message="no stage had to run")
+        return Completed(message=summary(names))
+
+
+def summary(names: Sequence[str]) -> str:
+    """Counts of state names in the order they first came: `4 Unchanged, 3 Completed`."""
+    return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
+
+
+def exit_code(state: State[Any]) -> int:
+    """0, or the exit code that a failed state's message names (1 where it names none: a defect)."""
+    if state.is_completed():
+        return 0
+    found = EXIT.search(state.message or "")
+    return int(found[1]) if found else 1

@@ -1,0 +1,337 @@
+"""The flow without a server to start: states, laziness, failure, targets, side runs, one run at a time, kills."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State
+from prefect.testing.utilities import prefect_test_harness
+
+from flows import artifacts, child
+from flows.pipeline import pipeline
+from flows.run import exit_code
+from tests.flows.toy import STAGES, Toy
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def harness() -> Iterator[None]:
+    """A temporary Prefect server for the flows that run in this process."""
+    with prefect_test_harness(server_startup_timeout=90):
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    """A checkout that `dvc repro` took through all stages; tests copy it."""
+    toy = Toy(tmp_path_factory.mktemp("made") / "toy")
+    assert toy.repro() == list(STAGES)
+    toy.commit("Lock")
+    toy.forget()
+    return toy
+
+
+@pytest.fixture
+def toy(made: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    copy = made.copy(tmp_path / "toy")
+    monkeypatch.chdir(copy.folder)
+    monkeypatch.setenv("TOY_JOURNAL", str(copy.journal))
+    return copy
+
+
+def run(**parameters: Any) -> tuple[State[Any], dict[str, str], dict[str, str]]:
+    """Run the flow here; returns its state and, per task, the name and message of its state."""
+    state = pipeline(**parameters, return_state=True)
+    names, messages = {}, {}
+    with get_client(sync_client=True) as client:
+        # Task states reach the server a moment after the flow has ended.
+        for _ in range(100):
+            tasks = client.read_task_runs(
+                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+            )
+            names = {task.name: task.state.name for task in tasks if task.state and task.state.is_final()}
+            messages = {task.name: task.state.message or "" for task in tasks if task.state}
+            if len(names) == 7 or state.name in ("Refused", "Busy"):
+                break
+            time.sleep(0.1)
+    return state, {name: names[name] for name in STAGES if name in names}, messages
+
+
+def test_a_cold_run_is_dvc_repro(made: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cold = Toy(tmp_path / "cold")
+    monkeypatch.chdir(cold.folder)
+    state, names, _ = run()
+    assert names == dict.fromkeys(STAGES, "Completed")
+    assert (state.name, state.message, exit_code(state)) == ("Completed", "7 Completed", 0)
+    assert cold.lock() == made.lock()
+    assert [cold.out(stage) for stage in STAGES] == [made.out(stage) for stage in STAGES]
+    assert cold.repro() == []
+
+
+def test_nothing_changed_nothing_started(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(*_: object) -> int:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(child, "run", started)
+    lock = toy.lock()
+    state, names, _ = run()
+    assert names == dict.fromkeys(STAGES, "Unchanged")
+    assert (state.name, state.type.value) == ("Unchanged", "COMPLETED")
+    assert (toy.ran(), toy.lock()) == ([], lock)
+
+
+def test_a_changed_parameter_runs_its_stage_and_what_follows(toy: Toy) -> None:
+    toy.set(split={"value": 5})
+    _, names, messages = run()
+    assert [names[stage] for stage in STAGES] == ["Unchanged", "Unchanged", *["Completed"] * 5]
+    assert messages["split"] == "split modified"
+    assert messages["feature_extract"] == "data/split modified"
+    assert toy.ran() == list(STAGES[2:])
+
+
+def test_going_back_restores(toy: Toy) -> None:
+    toy.set(fine_tune={"value": 5})
+    run()
+    toy.set(fine_tune={"value": 0})
+    toy.forget()
+    _, names, _ = run()
+    assert [names[stage] for stage in STAGES] == [*["Unchanged"] * 4, *["Restored"] * 3]
+    assert toy.ran("start") == []
+
+
+def test_a_failure_stops_what_follows_and_says_why(toy: Toy) -> None:
+    toy.set(validate={"exit": 3})
+    lock = toy.lock()
+    state, names, messages = run()
+    assert [names[stage] for stage in STAGES] == ["Unchanged", "Failed", *["NotRun"] * 5]
+    assert messages["validate"].startswith("validate failed (exit 3)")
+    assert "the toy was told to fail" in messages["validate"]
+    assert messages["evaluate"] == "validate did not succeed"
+    assert state.is_failed()
+    assert exit_code(state) == 3
+    assert toy.ran("start") == ["validate"]
+    # dvc.lock still records the last good data.
+    assert toy.lock() == lock
+
+
+def test_targets_and_force(toy: Toy) -> None:
+    toy.set(export={"value": 1}, download={"value": 1})
+    _, names, _ = run(targets=["split"])
+    assert names == {**dict.fromkeys(STAGES[:3], "Completed"), **dict.fromkeys(STAGES[3:], "Skipped")}
+    toy.forget()
+    _, names, _ = run(targets=["validate"], force=True)
+    assert toy.ran() == ["download", "validate"]
+
+
+def test_an_unknown_target_is_refused_before_anything(toy: Toy) -> None:
+    state = pipeline(targets=["fine-tune"], return_state=True)
+    assert state.is_failed()
+    assert "'fine_tune'" in str(state.message)
+    assert toy.ran("start") == []
+
+
+def test_a_side_run_leaves_the_checkout_alone_and_its_result_on_a_branch(toy: Toy) -> None:
+    lock, params = toy.lock(), (toy.folder / "params.yaml").read_text()
+    _, names, _ = run(overrides={"fine_tune.value": 7})
+    assert [names[stage] for stage in STAGES] == [*["Restored"] * 4, *["Completed"] * 3]
+    assert (toy.lock(), (toy.folder / "params.yaml").read_text()) == (lock, params)
+    assert toy.git("status", "--porcelain") == ""
+    branch = toy.git("branch", "--list", "graft/*").split()[-1]
+    toy.git("switch", "-q", branch)
+    toy.run("-m", "dvc", "checkout")
+    assert "fine_tune 7" in toy.out("export")
+    assert toy.repro() == []
+    toy.git("switch", "-q", "main")
+    # What it made is in the cache: the same parameters in the checkout run nothing.
+    toy.forget()
+    toy.set(fine_tune={"value": 7})
+    _, names, _ = run()
+    assert toy.ran("start") == []
+    # The same request again is answered at once.
+    assert run(overrides={"fine_tune.value": 7})[0].is_completed()
+    assert toy.ran("start") == []
+
+
+def test_a_run_of_another_commit(toy: Toy) -> None:
+    first = toy.git("rev-parse", "HEAD").strip()
+    toy.set(evaluate={"value": 9})
+    toy.repro()
+    toy.commit("Second")
+    toy.git("tag", "second")
+    toy.forget()
+    _, names, _ = run(ref=first)
+    assert set(names.values()) == {"Restored"}
+    _, names, _ = run(ref="second", overrides={"export.value": 2})
+    assert [names[stage] for stage in STAGES] == [*["Restored"] * 6, "Completed"]
+    assert toy.ran() == ["export"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"ref": "no-such-branch"}, "git knows no commit 'no-such-branch'"),
+        ({"ref": "--help"}, "git knows no commit '--help'"),
+        ({"overrides": {"fine_tuned.value": 1}}, "legal are download, validate"),
+        ({"overrides": {"value": 1}}, "legal are download, validate"),
+        ({"overrides": {"fine_tune.value.deeper": 1}}, "value is a value, not a block"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_refused(toy: Toy, parameters: dict[str, Any], said: str) -> None:
+    state, names, _ = run(**parameters)
+    assert (state.name, exit_code(state), names) == ("Refused", 2, {})
+    assert said in str(state.message)
+
+
+def test_a_params_file_that_is_no_yaml_is_refused(toy: Toy) -> None:
+    (toy.folder / "params.yaml").write_text("download: [")
+    state, _, _ = run()
+    assert (state.name, exit_code(state)) == ("Refused", 2)
+    assert "params.yaml" in str(state.message)
+    assert toy.ran("start") == []
+
+
+def test_a_held_checkout_refuses_or_waits(toy: Toy) -> None:
+    (toy.folder / ".graft").mkdir()
+    with (toy.folder / ".graft" / "checkout.lock").open("w") as file:
+        file.write("flow run quiet-otter (pid 1 on elsewhere)")
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        state, names, _ = run(wait=0)
+        assert (state.name, exit_code(state), names) == ("Busy", 6, {})
+        assert "quiet-otter" in str(state.message)
+    assert run(wait=0)[0].name == "Unchanged"
+
+
+def test_waits_for_a_dvc_repro_that_holds_the_stage(toy: Toy) -> None:
+    toy.set(fine_tune={"value": 4, "sleep": 4})
+    by_hand = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro"], cwd=toy.folder, env=toy.environment(), stdout=subprocess.DEVNULL
+    )
+    while "fine_tune" not in toy.ran("start"):
+        time.sleep(0.05)
+    state, _, _ = run()
+    assert by_hand.wait(60) == 0
+    assert state.is_completed(), state.message
+    assert toy.ran("start").count("fine_tune") == 1
+    assert toy.repro() == []
+
+
+def test_an_artifact_that_cannot_be_made_does_not_fail_the_stage(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    (toy.folder / "reports" / "validate").mkdir(parents=True)
+    (toy.folder / "reports" / "validate" / "results.json").write_text('{"rules": 3}')
+    toy.set(validate={"value": 1})
+    state, names, _ = run()
+    assert names["validate"] == "Completed"
+    assert state.is_completed()
+
+
+def test_artifacts_tell_plan_verdict_metrics_curves_progress(toy: Toy) -> None:
+    reports = toy.folder / "reports"
+    for folder in ("validate", "fine_tune/plots/metrics/train", "fine_tune/plots/metrics/val"):
+        (reports / folder).mkdir(parents=True)
+    rule = {"id": "size", "severity": "critical", "description": "No <b>small</b> image | at all", "failing": 2}
+    rule |= {"failing_names": ["a|b.png", "<script>.png"], "advice": "Look.", "success": False, "observed": 2}
+    results = {"verdict": "rejected", "accepted": 8, "images": 10, "quarantined": {"truncated": 2}, "rules": [rule]}
+    (reports / "validate" / "results.json").write_text(json.dumps(results))
+    for split in ("train", "val"):
+        for metric in ("accuracy", "loss"):
+            path = reports / "fine_tune" / "plots" / "metrics" / split / f"{metric}.tsv"
+            path.write_text(f"step\t{metric}\n0\t0.5\n1\t0.75\n")
+    toy.set(fine_tune={"epochs": 4})
+    state, _, _ = run()
+    with get_client(sync_client=True) as client:
+        ours = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+        found = {artifact.key: artifact for artifact in client.read_artifacts(flow_run_filter=ours)}
+    assert set(found) == {"plan", "validation", "learning-curves", "fine-tune-progress"}
+    assert "fine_tune.epochs" in found["plan"].data
+    verdict = found["validation"].data
+    assert "# Data rejected" in verdict
+    assert "file://" in verdict
+    assert "<script>" not in verdict
+    assert "<b>" not in verdict
+    assert "a&#124;b.png" in verdict
+    assert found["learning-curves"].data.startswith("data:image/svg+xml;base64,")
+    assert float(found["fine-tune-progress"].data) == 100.0
+
+
+def test_names_from_data_cannot_become_markup() -> None:
+    assert artifacts._text("![x](http://e/) <img onerror=1> |\n# `c` _d_ *e*") == (
+        "!&#91;x&#93;(http://e/) &lt;img onerror=1&gt; &#124; # &#96;c&#96; &#95;d&#95; &#42;e&#42;"
+    )
+
+
+def test_a_cut_record_of_users_is_mended(toy: Toy) -> None:
+    (toy.folder / ".dvc" / "tmp" / "rwlock").write_text('{"read": {"')
+    assert toy.run("-m", "dvc", "repro", check=False).returncode != 0
+    assert run()[0].name == "Unchanged"
+    assert toy.repro() == []
+
+
+def command(toy: Toy, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """`python -m flows.pipeline` as its own process, on the harness's server."""
+    from prefect.settings import PREFECT_API_URL
+
+    settings = {**toy.environment(), "PYTHONPATH": str(ROOT), "PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.pipeline", *arguments],
+        cwd=toy.folder, env={**settings, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def test_the_command_ends_with_the_stages_exit_code(toy: Toy) -> None:
+    with command(toy, "-S", "validate.exit=3") as process:
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 3, said
+    assert "validate failed (exit 3)" in said
+    with command(toy, "--wait", "0", "no_such_stage") as process:
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "feature_extract" in said
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_run_leaves_no_stage_behind_and_the_next_run_finishes(toy: Toy, how: signal.Signals) -> None:
+    toy.set(fine_tune={"value": 1, "sleep": 60, "epochs": 60})
+    with command(toy) as process:
+        deadline = time.monotonic() + 60
+        while "fine_tune" not in toy.ran("epoch") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        stage = next(entry["pid"] for entry in toy.entries() if entry["stage"] == "fine_tune")
+        assert psutil.pid_exists(stage)
+        process.send_signal(how)
+        end = time.monotonic() + 15
+        while psutil.pid_exists(stage) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not psutil.pid_exists(stage)
+        process.communicate(timeout=60)
+        assert process.returncode != 0
+    toy.set(fine_tune={"sleep": 0})
+    state, names, _ = run(wait=0)
+    assert state.is_completed(), state.message
+    assert names["fine_tune"] == "Completed"
+
+
+def test_the_flow_process_never_loads_a_heavy_library(toy: Toy) -> None:
+    program = (
+        "import sys; from flows.pipeline import pipeline; state = pipeline(return_state=True); "
+        "print('STATE', state.name); print('HEAVY', sorted({'tensorflow', 'keras', 'great_expectations', 'pandas', "
+        "'sklearn', 'pyarrow', 'stages'} & set(sys.modules)))"
+    )
+    done = toy.run("-c", program, PYTHONPATH=str(ROOT), PREFECT_API_URL=os.environ.get("PREFECT_API_URL", ""))
+    assert "STATE Unchanged" in done.stdout
+    assert "HEAVY []" in done.stdout

@@ -1,0 +1,220 @@
+"""`make up`: all parts up, all down again, and a clear word when it cannot."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+
+from flows import heartbeat, up
+from tests.flows.local_prefect import MARK, ROOT, free_port, kill, marked
+
+PIPELINE = """
+import subprocess, sys
+from typing import Any
+from prefect import flow
+
+@flow(name="pipeline")
+def pipeline(
+    targets: list[str] | None = None, force: bool = False, overrides: dict[str, Any] | None = None,
+    ref: str | None = None, wait: float = 3600, gpu_pool: str | None = None, gpu_remote: str | None = None,
+):
+    # A grandchild in a session of its own is the hardest to end.
+    subprocess.run([sys.executable, "-c", "import time; time.sleep(600)", "the-stage"], start_new_session=True)
+"""
+FINE_TUNE = """
+from prefect import flow
+
+@flow(name="fine-tune")
+def fine_tune():
+    pass
+"""
+
+
+class Up:
+    """`python -m flows.up` in a checkout whose flows are toys."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.mark = f"up-{os.getpid()}-{self.port}"
+        (folder / "flows").mkdir(parents=True)
+        shutil.copy(ROOT / "prefect.yaml", folder)
+        for name in ("__init__", "up", "service", "register", "heartbeat"):
+            shutil.copy(ROOT / "flows" / f"{name}.py", folder / "flows")
+        (folder / "flows" / "pipeline.py").write_text(PIPELINE)
+        (folder / "flows" / "fine_tune.py").write_text(FINE_TUNE)
+        self.output = folder / "output.txt"
+
+    def start(self, *options: str) -> None:
+        """Start it, as a shell would: leader of a process group."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "GRAFT_"))}
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "flows.up", "--port", str(self.port), *options],
+                cwd=self.folder,
+                env={**environment, MARK: self.mark},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+            )
+
+    def wait_ready(self) -> None:
+        """Wait for its last line."""
+        until(lambda: self.output.read_text().endswith("ready\n") or self.process.poll() is not None, 90)
+        assert self.process.poll() is None, self.output.read_text()
+
+    def client(self) -> SyncPrefectClient:
+        """A client of its server."""
+        return SyncPrefectClient(f"http://127.0.0.1:{self.port}/api")
+
+    def part(self, words: str) -> psutil.Process:
+        """The one process of it with these words in its command."""
+        (found,) = (one for one in marked(self.mark) if words in " ".join(one.cmdline()))
+        return found
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Iterator[Up]:
+    """A checkout; whatever was started in it is killed in the end."""
+    made = Up(tmp_path / "checkout")
+    try:
+        yield made
+    finally:
+        kill(marked(made.mark))
+        if hasattr(made, "process"):
+            made.process.wait(10)
+
+
+def automations(client: SyncPrefectClient) -> list[str]:
+    """The names of the server's automations."""
+    return sorted(one.name for one in client.read_automations())
+
+
+def until(condition: Callable[[], object], seconds: float) -> None:
+    """Wait for it."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_up_brings_all_up_and_takes_all_down(checkout: Up) -> None:
+    checkout.start()
+    checkout.wait_ready()
+    said = checkout.output.read_text()
+    assert f"http://127.0.0.1:{checkout.port}" in said
+    assert "deployment run pipeline/on-demand" in said
+
+    with checkout.client() as client:
+        pools = {pool.name: (pool.type, pool.concurrency_limit) for pool in client.read_work_pools()}
+        assert pools == {"cpu": ("process", None), "gpu": ("process", 1)}
+        for pool in pools:
+            (worker,) = client.read_workers_for_work_pool(pool)
+            assert (worker.name, worker.status) == (f"{pool}-1", "ONLINE")
+        deployments = {one.name: one for one in client.read_deployments()}
+        assert set(deployments) == {"nightly", "on-demand", "watch", "gpu"}
+        (nightly,), (watch,) = deployments["nightly"].schedules, deployments["watch"].schedules
+        assert (getattr(nightly.schedule, "cron", None), nightly.active, watch.active) == ("0 3 * * *", True, False)
+        assert automations(client) == sorted(one.name for one in heartbeat.automations())
+        run = client.create_flow_run_from_deployment(deployments["on-demand"].id).id
+        until(lambda: any("the-stage" in one.cmdline() for one in marked(checkout.mark)), 30)
+
+    # As the terminal's Ctrl-C does, to the whole foreground group.
+    begin = time.monotonic()
+    os.killpg(checkout.process.pid, signal.SIGINT)
+    assert checkout.process.wait(20) == 0
+    assert time.monotonic() - begin < 15
+    assert not marked(checkout.mark)
+    assert checkout.output.read_text().endswith("stopping\nstopped\n")
+    written = {path.name for path in checkout.folder.iterdir()} - {"flows", "prefect.yaml", "output.txt"}
+    assert written == {".graft"}
+
+    # Again on the same database: nothing doubled, the stopped run has an end. Then one part dies.
+    checkout.start()
+    checkout.wait_ready()
+    with checkout.client() as client:
+        state = client.read_flow_run(run).state
+        assert state is not None
+        assert (state.name, state.message) == ("Crashed", "`make up` was stopped while this ran")
+        assert len(client.read_deployments()) == 4
+        assert automations(client) == sorted(one.name for one in heartbeat.automations())
+    second = subprocess.run(
+        [sys.executable, "-m", "flows.up", "--port", str(free_port())],
+        cwd=checkout.folder,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert (second.returncode, second.stdout) == (6, "")
+    checkout.part("--name gpu-1").kill()
+    assert checkout.process.wait(20) == 5
+    assert "gpu ended by itself (exit code -9). Its last lines" in checkout.output.read_text()
+    assert not marked(checkout.mark)
+
+
+@pytest.mark.slow
+def test_a_killed_up_takes_its_parts_along(checkout: Up) -> None:
+    checkout.start()
+    until(lambda: len(marked(checkout.mark)) >= 2, 10)
+    checkout.part("server start")
+    checkout.process.kill()
+    checkout.process.wait()
+    until(lambda: not marked(checkout.mark), 10)
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_at_once_is_told_and_strays_are_ended(checkout: Up) -> None:
+    home = checkout.folder / ".graft"
+    (home / "prefect" / "prefect.db").mkdir(parents=True)
+    stray = subprocess.Popen(["sleep", "600"], env={"GRAFT_UP": str(home), "PATH": os.defpath, MARK: checkout.mark})
+    checkout.start()
+    assert checkout.process.wait(60) == 5
+    assert stray.wait(1) == -signal.SIGKILL
+    said = checkout.output.read_text()
+    assert "server ended by itself" in said
+    assert "unable to open database file" in said
+    assert not marked(checkout.mark)
+
+
+def test_a_taken_port_is_refused_before_anything_starts(checkout: Up) -> None:
+    with socket.create_server(("127.0.0.1", checkout.port)):
+        checkout.start()
+        assert checkout.process.wait(20) == 5
+    assert f"cannot listen on 127.0.0.1:{checkout.port}" in checkout.output.read_text()
+    assert len(checkout.output.read_text().splitlines()) == 1
+    assert not (checkout.folder / ".graft").exists()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+@pytest.mark.parametrize(
+    ("server", "client"), [("", ""), ("a:b", ""), ("", "a:b"), ("a:b", "a:c"), ("nocolon", "nocolon")]
+)
+def test_other_machines_need_a_password(
+    host: str, server: str, client: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", server)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", client)
+    assert up.main(["--host", host]) == 2
+    assert "PREFECT_SERVER_API_AUTH_STRING=user:password" in capsys.readouterr().err
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "a:b")
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "a:b")
+    assert up.unprotected(host) is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_loopback_needs_none(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING", raising=False)
+    assert up.unprotected(host) is None
