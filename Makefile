@@ -1,7 +1,7 @@
 # make run    set-up, then the main job: params.yaml's recipe from images to exported model
 # make test   set-up, then the tests
 # make flow   set-up, then the same as one Prefect flow, no server needed; options in ARGS, as ARGS=--help
-# make up     set-up, then server, schedule and workers on this machine until Ctrl-C; make up PORT=4201
+# make up     set-up, then server, schedule and workers on this machine until Ctrl-C; make up PORT=4210
 # make setup  only the set-up: .venv with the pinned packages
 PYTHON ?= python3
 HOST := 127.0.0.1
@@ -21,7 +21,7 @@ flow: setup
 
 # A HOST other machines can reach needs a password: flows/up.py says which variables to set.
 up: setup
-	@exec python -m flows.up --host $(HOST) --port $(PORT)
+	@exec python -m flows.up --host $(HOST) --port $(PORT) $(ARGS)
 
 test: setup
 	ruff check .

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
-import re
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -21,16 +21,23 @@ from prefect.artifacts import (
 from prefect.logging import get_run_logger
 
 from flows import curves, plan
-from flows.dvc_door import Door
+from flows.dvc_door import PROGRESS, Door
+from flows.markdown import inert
 
 TOP_FINDINGS = 10
-# How stages report progress where no terminal is: `fine_tune: 30 % head epoch 9 of 20`.
-PROGRESS = re.compile(r"^(\w+): (\d{1,3}) % (.+)$")
+# A stage may report faster than anybody looks; each move is a call to the server.
+BETWEEN_MOVES = 1.0
 
 
-def show_plan(door: Door) -> None:
-    """Artifact `plan`: which stages would run now, and why."""
-    _safely("plan", lambda: create_markdown_artifact(plan.as_markdown(plan.plan(door.root)), key="plan"))
+def show_plan(door: Door, targets: Sequence[str], force: bool) -> None:
+    """Artifact `plan`: which of the asked-for stages would run now, and why."""
+
+    def show() -> None:
+        planned = plan.as_markdown(plan.plan(door.root, targets))
+        forced = "Forced: each of these stages runs, changed or not.\n\n" if force else ""
+        create_markdown_artifact(forced + planned, key="plan")
+
+    _safely("plan", show)
 
 
 def show_after(stage: str, door: Door) -> None:
@@ -46,11 +53,13 @@ class Progress:
     def __init__(self, stage: str) -> None:
         self._stage = stage
         self._artifact: UUID | None = None
+        self._moved = 0.0
 
     def line(self, text: str) -> None:
         """Look at one line of the stage's output."""
         found = PROGRESS.match(text)
-        if found and found[1] == self._stage:
+        if found and found[1] == self._stage and time.monotonic() - self._moved >= BETWEEN_MOVES:
+            self._moved = time.monotonic()
             _safely(self._stage, lambda: self._move(float(min(int(found[2]), 100)), found[3]))
 
     def done(self) -> None:
@@ -61,11 +70,11 @@ class Progress:
     def _move(self, percent: float, label: str) -> None:
         if self._artifact is None:
             key = f"{self._stage.replace('_', '-')}-progress"
-            made = create_progress_artifact(percent, key=key, description=_text(label))
+            made = create_progress_artifact(percent, key=key, description=inert(label))
             assert isinstance(made, UUID)
             self._artifact = made
         else:
-            update_progress_artifact(self._artifact, percent, description=_text(label))
+            update_progress_artifact(self._artifact, percent, description=inert(label))
 
 
 def _verdict(door: Door) -> None:
@@ -79,15 +88,15 @@ def _verdict(door: Door) -> None:
     broken.sort(key=lambda rule: (order.get(rule["severity"], 3), -(rule["failing"] or 0)))
     aside = sum(results["quarantined"].values())
     lines = [
-        f"# Data {_text(results['verdict'])}",
+        f"# Data {inert(results['verdict'])}",
         f"{results['accepted']:,} of {results['images']:,} images may be trained on, {aside:,} are quarantined, "
         f"{len(broken)} of {len(results['rules'])} rules are broken.",
-        f"Report: [{_text(str(report / 'index.html'))}]({(report / 'index.html').as_uri()})",
+        _report_link(door.root),
     ]
     if broken:
         rows = [
-            f"| {_text(rule['severity'])} | {_text(rule['description'])} | {rule['failing'] or 0:,} "
-            f"| {_text(', '.join(map(str, rule['failing_names'][:3])))} | {_text(rule['advice'])} |"
+            f"| {inert(rule['severity'])} | {inert(rule['description'])} | {rule['failing'] or 0:,} "
+            f"| {inert(', '.join(map(str, rule['failing_names'][:3])))} | {inert(rule['advice'])} |"
             for rule in broken[:TOP_FINDINGS]
         ]
         lines.append(
@@ -96,16 +105,27 @@ def _verdict(door: Door) -> None:
     create_markdown_artifact("\n\n".join(lines), key="validation", description=f"Data {results['verdict']}")
 
 
+def _report_link(root: Path) -> str:
+    """Where the report is. A page of the UI cannot open files, so it is a link only where reports are served."""
+    served = os.environ.get("GRAFT_REPORTS_URL")
+    if served and root == Path.cwd():
+        return f"[Open the report]({served.rstrip('/')}/validate/index.html)"
+    return f"Report: `graft report validate` in {inert(str(root))}"
+
+
 def _metrics(door: Door) -> None:
     """Artifact `metrics`: each metric now, at the last commit, and the change."""
     changes = door.metrics_change()
     rows = [
         {"metric": key, "now": _number(value.get("new")), "last commit": _number(value.get("old")),
-         "change": _number(value.get("diff"))}
+         "change": _number(value.get("diff")) or ""}
         for metrics in changes.values()
         for key, value in metrics.items()
     ]  # fmt: skip
     if rows:
+        # What the model does on images it never saw comes first, the baselines last.
+        first = ("test.", "val.", "baselines.")
+        rows.sort(key=lambda row: ([not row["metric"].startswith(name) for name in first], row["metric"]))
         create_table_artifact(rows, key="metrics", description="Metrics now and at the last commit")
 
 
@@ -132,9 +152,3 @@ def _read(path: Path) -> Any:
 
 def _number(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
-
-
-def _text(value: str) -> str:
-    """Text from data as Markdown that shows it and does nothing else: no tag, link, cell end or emphasis."""
-    flat = html.escape(re.sub(r"\s+", " ", str(value)))
-    return re.sub(r"[|\\\[\]`*_]", lambda match: f"&#{ord(match[0])};", flat)

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,6 +57,18 @@ def held(root: Path, wait: float, who: str, on_wait: Callable[[str], None]) -> I
         yield
 
 
+def identity(root: Path) -> str:
+    """A random name that this checkout keeps: who finds it under a path sees this very checkout there."""
+    path = root / OURS / "identity"
+    known = path.read_text() if path.exists() else ""
+    # A copy of the folder is another checkout.
+    if not known.endswith(f" {root}"):
+        path.parent.mkdir(exist_ok=True)
+        known = f"{uuid.uuid4().hex} {root}"
+        path.write_text(known)
+    return known
+
+
 @dataclass(frozen=True)
 class Tree:
     """Where a run works. `branch` is where its result will be committed, None when it works in the checkout."""
@@ -84,26 +97,26 @@ def tree_for(root: Path, ref: str | None, overrides: Mapping[str, Any]) -> Itera
     tree = Tree(root / OURS / "trees" / name, commit, f"graft/{name}")
     git.add_worktree(root, tree.root, commit)
     override(tree.root / "params.yaml", overrides)
-    _share_cache(root, tree.root)
-    _link_sources(root, tree.root)
+    outputs = _share_cache(root, tree.root)
+    _link_sources(root, tree.root, outputs)
     yield tree
 
 
-def keep(root: Path, tree: Tree, message: str) -> str:
-    """Commit a finished tree's params.yaml and dvc.lock on its branch; returns the commit.
+def keep(root: Path, tree: Tree, message: str) -> tuple[str, str]:
+    """Commit a finished tree's params.yaml and dvc.lock on its branch; returns the branch and the commit.
 
     The data goes, DVC's cache has it; the reports stay for the links that lead to them, until
     KEPT_TREES newer ones have come.
     """
     assert tree.branch is not None
     files = [name for name in ("params.yaml", "dvc.lock") if (tree.root / name).exists()]
-    commit = git.commit_as_branch(tree.root, files, tree.branch, message)
+    branch, commit = git.commit_as_branch(tree.root, files, tree.branch, message)
     shutil.rmtree(tree.root / "data", ignore_errors=True)
     tree.root.touch()
     newest = sorted(tree.root.parent.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
     for folder in newest[KEPT_TREES:]:
         git.remove_worktree(root, folder)
-    return commit
+    return branch, commit
 
 
 def override(path: Path, overrides: Mapping[str, Any]) -> None:
@@ -118,6 +131,8 @@ def override(path: Path, overrides: Mapping[str, Any]) -> None:
         values = yaml.load(path.read_text())
     except (OSError, YAMLError) as error:
         raise WrongRequest(f"{path}: cannot be read: {error}") from None
+    if not isinstance(values, dict):
+        raise WrongRequest(f"{path}: holds no blocks; must be a mapping of stage to parameters")
     for dotted, value in overrides.items():
         block, *keys = dotted.split(".")
         if not keys or block not in values:
@@ -125,9 +140,11 @@ def override(path: Path, overrides: Mapping[str, Any]) -> None:
                 f"override {dotted!r}: received no block of params.yaml before the first dot; "
                 f"legal are {', '.join(values)}, as in fine_tune.tail.epochs"
             )
-        here = values[block] = values[block] if values[block] is not None else {}
-        for key in keys[:-1]:
-            here = here.setdefault(key, {})
+        here = values
+        for key in [block, *keys[:-1]]:
+            if here.get(key) is None:
+                here[key] = {}
+            here = here[key]
             if not isinstance(here, dict):
                 raise WrongRequest(f"override {dotted!r}: {key} is a value, not a block")
         here[keys[-1]] = value
@@ -135,29 +152,41 @@ def override(path: Path, overrides: Mapping[str, Any]) -> None:
         yaml.dump(values, file)
 
 
-def _share_cache(root: Path, tree: Path) -> None:
-    """DVC in the tree uses the checkout's cache and private settings (remotes' credentials)."""
+def _share_cache(root: Path, tree: Path) -> list[Path]:
+    """DVC in the tree uses the checkout's cache and private settings (remotes' credentials).
+
+    Returns the paths in the tree that DVC or a stage puts there itself.
+    """
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     private = root / ".dvc" / "config.local"
     if private.exists():
         shutil.copy(private, tree / ".dvc" / "config.local")
-    with Repo(str(root)) as repo:
-        cache = repo.cache.local.path
-    # objects lie in <cache dir>/files/md5
-    with Repo(str(tree)) as repo, repo.config.edit("local") as settings:
-        settings.setdefault("cache", {})["dir"] = str(Path(cache).parent.parent)
+    try:
+        with Repo(str(root)) as repo:
+            cache = repo.cache.local.path
+        # objects lie in <cache dir>/files/md5
+        with Repo(str(tree)) as repo, repo.config.edit("local") as settings:
+            settings.setdefault("cache", {})["dir"] = str(Path(cache).parent.parent)
+        with Repo(str(tree)) as repo:
+            return [Path(output.fs_path) for stage in repo.index.stages for output in stage.outs]
+    except DvcException as error:
+        raise WrongRequest(f"{tree}: DVC cannot read the project at this commit: {error}") from None
 
 
-def _link_sources(root: Path, tree: Path) -> None:
+def _link_sources(root: Path, tree: Path, outputs: list[Path]) -> None:
     """Source images that neither git nor DVC carries are read where they are: a link in the tree leads there."""
     values = YAML(typ="safe").load((tree / "params.yaml").read_text())
-    block = values.get("download") or {}
-    for given in {block.get("source"), block.get("watch")}:
-        if not isinstance(given, str) or not given or Path(given).is_absolute():
-            continue
+    block = (values if isinstance(values, dict) else {}).get("download") or {}
+    for given in {str(block.get("source") or ""), str(block.get("watch") or "")} - {""}:
         there, here = (root / given).resolve(), tree / given
-        if not there.is_relative_to(root) or not there.exists() or git.is_tracked(root, given):
+        if Path(given).is_absolute() or not there.is_relative_to(root) or not there.exists():
+            continue
+        # What the commit or DVC has is this commit's own; a link above an output would have the tree write into
+        # the checkout.
+        carried = any(path.is_relative_to(here) or here.is_relative_to(path) for path in outputs)
+        if carried or git.is_tracked(tree, given):
             continue
         if here.is_dir() and not here.is_symlink():
             shutil.rmtree(here)

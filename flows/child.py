@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import psutil
-
-# Run first in the child: ask Linux to kill it when its parent dies, and only then become the command.
-# The request survives exec. Where there is no such call the child is still ended by `run` below.
-LEASH = """
-import os, sys
-if sys.platform == "linux":
-    import ctypes
-    ctypes.CDLL(None, use_errno=True).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(137)
-os.execvp(sys.argv[2], sys.argv[2:])
-"""
+from flows.leash import kill_tree, leashed
 
 
 def run(command: Sequence[str], cwd: Path, on_line: Callable[[str], None]) -> int:
@@ -31,10 +20,11 @@ def run(command: Sequence[str], cwd: Path, on_line: Callable[[str], None]) -> in
     """
     # The interpreter that runs this also runs the stages, wherever PATH points.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    environment = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1", "DVC_NO_ANALYTICS": "1"}
-    # Prefect's own settings stay with the flow: a stage knows nothing of it.
+    # Prefect's settings, its password among them, are none of a stage's business.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment = {**inherited, "PATH": path, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1", "DVC_NO_ANALYTICS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-S", "-E", "-c", LEASH, str(os.getpid()), *command],
+        leashed(command, signal.SIGKILL),
         cwd=cwd,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -55,22 +45,3 @@ def run(command: Sequence[str], cwd: Path, on_line: Callable[[str], None]) -> in
         kill_tree(process.pid)
         process.wait()
         raise
-
-
-def kill_tree(pid: int) -> None:
-    """SIGKILL a process and all its descendants.
-
-    All are found first, or they would be orphaned unseen; the parent goes first, or it would begin to
-    tidy up after its child and be cut in the middle of that.
-    """
-    try:
-        root = psutil.Process(pid)
-        family = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
-    for process in family:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(family, timeout=10)

@@ -7,9 +7,12 @@ import sys
 from typing import Any
 
 from prefect import Flow
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.settings import PREFECT_API_URL
 from ruamel.yaml import YAML
 
+from flows.redact import redact
 from flows.run import STAGES, exit_code
 
 
@@ -19,6 +22,7 @@ def main(pipeline: Flow[..., State[Any]]) -> None:
     Without PREFECT_API_URL, Prefect starts a temporary server for the run; with it, the run appears there.
     """
     asked = _parser().parse_args()
+    _answering()
     state: State[Any] = pipeline(
         targets=asked.targets or None,
         force=asked.force,
@@ -30,6 +34,21 @@ def main(pipeline: Flow[..., State[Any]]) -> None:
         return_state=True,
     )
     sys.exit(exit_code(state))
+
+
+def _answering() -> None:
+    """Exit 5 with one line where PREFECT_API_URL names a server that does not answer."""
+    address = PREFECT_API_URL.value()
+    if address is None:
+        return
+    with get_client(sync_client=True) as client:
+        problem = client.api_healthcheck()
+    if problem is not None:
+        sys.stderr.write(
+            f"Prefect's API at {redact(str(address))} does not answer ({problem}); start it (make up), or unset "
+            "PREFECT_API_URL to run with a temporary server\n"
+        )
+        sys.exit(5)
 
 
 def _parser() -> argparse.ArgumentParser:

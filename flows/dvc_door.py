@@ -7,6 +7,7 @@ DVC's Repo is not safe to share.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -22,11 +23,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from flows import child, rwlock
 from flows.faults import CheckoutBusy, NotIntact, Refused, WrongRequest
+from flows.redact import redact
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
     from dvc.stage import PipelineStage
 
+# How stages report progress where no terminal is: `fine_tune: 30 % head epoch 9 of 20`.
+PROGRESS = re.compile(r"^(\w+): (\d{1,3}) % (.+)$")
 RESTORED = re.compile(r"^Stage '.+' is cached - skipping run")
 UNCHANGED = re.compile(r"^Stage '.+' didn't change, skipping")
 EXITED = re.compile(r"exited with (-?\d+)")
@@ -34,7 +38,7 @@ BLOCKED = re.compile(r"' is busy, it is being blocked by")
 # What DVC adds for people at a terminal; in a run's log it would only hide the stage's lines.
 ADVICE = re.compile(
     r"^(To track the changes with git|\s*git add |To enable auto staging|\s*dvc config core\.autostage"
-    r"|Use `dvc push`|Updating lock file|Generating lock file|> )"
+    r"|Use `dvc push`|Updating lock file|Generating lock file|> |ERROR: failed to reproduce)"
 )
 LAST_LINES = 12
 OUTPUT = "output "
@@ -47,7 +51,8 @@ class StageFailed(Exception):
     """A stage's command, or DVC around it, failed. `exit_code` is the stage's own where it had one."""
 
     def __init__(self, stage: str, exit_code: int, last_lines: list[str]) -> None:
-        super().__init__("\n".join([f"{stage} failed (exit {exit_code})", *last_lines]))
+        own = bool(last_lines) and last_lines[0].startswith(f"{stage} failed (exit {exit_code})")
+        super().__init__("\n".join(last_lines if own else [f"{stage} failed (exit {exit_code})", *last_lines]))
         self.stage, self.exit_code = stage, exit_code
 
 
@@ -69,7 +74,10 @@ class Door:
         self.root, self._patience = root, patience
         try:
             rwlock.mend(root)
-            self._repo: Repo = Repo(str(root), _wait_for_lock=True)
+            with Repo(str(root)) as repo:
+                # DVC takes a remote object's name for its content unless told to hash what arrives.
+                verified = {name: {**settings, "verify": True} for name, settings in repo.config["remote"].items()}
+            self._repo: Repo = Repo(str(root), config={"remote": verified})
         except DvcException as error:
             raise WrongRequest(f"{root}: {error}; start in the project's folder") from None
 
@@ -97,7 +105,10 @@ class Door:
         for name in stages:
             stage = self._stage(name)
             # DVC's edges point from a stage to what it needs.
-            wanted |= {name, *(needed.name for needed in networkx.descendants(graph, stage))}
+            wanted |= {
+                name,
+                *(needed.name for needed in networkx.descendants(graph, stage) if needed in self._stages()),
+            }
         return wanted
 
     def stale(self, stage: str) -> list[str]:
@@ -114,7 +125,12 @@ class Door:
             for kind, changes in entry.items():
                 for path, change in changes.items():
                     keys = change if isinstance(change, dict) else {path: change}
-                    reasons += [f"{OUTPUT if kind == 'changed outs' else ''}{key} {how}" for key, how in keys.items()]
+                    prefix = OUTPUT if kind == "changed outs" else ""
+                    # An output that is not there need not have been deleted: a new tree has none yet.
+                    reasons += [
+                        f"{prefix}{key} {'is not here' if prefix and how == 'deleted' else how}"
+                        for key, how in keys.items()
+                    ]
         if reasons and not self.lock_entry(stage):
             return ["it never ran here"]
         return reasons
@@ -130,7 +146,9 @@ class Door:
             for output in asked.outs:
                 output.hash_info = HashInfo()
         try:
-            self._repo.stage_cache.restore(asked, dry=True)
+            # DVC looks dvc.yaml up in the working folder.
+            with contextlib.chdir(self.root):
+                self._repo.stage_cache.restore(asked, dry=True)
         except RunCacheNotFoundError:
             return False
         return True
@@ -164,9 +182,9 @@ class Door:
             lines: deque[str] = deque(maxlen=400)
 
             def take(line: str, lines: deque[str] = lines) -> None:
-                lines.append(line)
+                lines.append(redact(line))
                 if not ADVICE.match(line):
-                    on_line(line)
+                    on_line(lines[-1])
 
             code = child.run(command, self.root, take)
             said = "\n".join(lines)
@@ -178,8 +196,14 @@ class Door:
             if not busy or time.monotonic() > deadline:
                 exited = EXITED.findall(said)
                 own = 6 if busy else int(exited[-1]) if exited else 5
-                shown = [line for line in lines if not ADVICE.match(line)]
-                raise StageFailed(stage, own, shown[-LAST_LINES:])
+                if own < 0:
+                    lines.append(f"{stage} was ended by signal {-own}" + (": out of memory?" if own == -9 else ""))
+                    own = 128 - own
+                told = [line for line in lines if not ADVICE.match(line) and not PROGRESS.match(line)]
+                # The stage's own word on why comes first: a run's page shows only the beginning.
+                why = [line for line in told if line.startswith(f"{stage} failed (exit ")]
+                shown = [*why[-1:], *(line for line in told[-LAST_LINES:] if line not in why[-1:])]
+                raise StageFailed(stage, own, shown)
             time.sleep(2.0)
 
     def dependencies(self, stage: str) -> tuple[list[str], list[str]]:
@@ -194,15 +218,25 @@ class Door:
             (of_stages if inside else tracked).append(dependency.def_path)
         return sorted(of_stages), sorted(tracked)
 
+    def remote_address(self, remote: str) -> str:
+        """The URL of a DVC remote. Raises WrongRequest where there is none of that name."""
+        known = self._repo.config["remote"]
+        if remote not in known:
+            names = ", ".join(known) or "none"
+            raise WrongRequest(f"there is no DVC remote {remote!r} (known: {names}); dvc remote add {remote} <address>")
+        return str(known[remote]["url"])
+
     def push(self, paths: list[str], remote: str) -> int:
         """Upload stages' outputs, or parts of them, to a DVC remote; returns how many objects were new there."""
         with _travelling("push to", remote):
-            return int(self._repo.push(targets=[self._target(path) for path in paths], remote=remote))
+            targets = [self._target(path) for path in paths]
+            return int(self._patiently(lambda: self._repo.push(targets=targets, remote=remote)))
 
     def pull(self, paths: list[str], remote: str) -> None:
         """Fetch stages' outputs, or parts of them, from a DVC remote and put them in place, over what is there."""
         with _travelling("pull from", remote):
-            self._repo.pull(targets=[self._target(path) for path in paths], remote=remote, force=True)
+            targets = [self._target(path) for path in paths]
+            self._patiently(lambda: self._repo.pull(targets=targets, remote=remote, force=True))
 
     def lock_text(self) -> str:
         """dvc.lock as it stands."""
@@ -220,13 +254,16 @@ class Door:
         from dvc.repo import lock_repo
         from dvc.utils.serialize import modify_yaml
 
-        with lock_repo(self._repo), modify_yaml(str(self.root / "dvc.lock")) as data:
-            data.setdefault("schema", "2.0")
-            stages = data.setdefault("stages", {})
-            if entry:
-                stages[stage] = entry
-            else:
-                stages.pop(stage, None)
+        def put() -> None:
+            with lock_repo(self._repo), modify_yaml(str(self.root / "dvc.lock")) as data:
+                data.setdefault("schema", "2.0")
+                stages = data.setdefault("stages", {})
+                if entry:
+                    stages[stage] = entry
+                else:
+                    stages.pop(stage, None)
+
+        self._patiently(put)
 
     def accept(self, stage: str, entry: dict[str, Any], remote: str) -> None:
         """Take over a stage's outputs that another machine made from the very same inputs, without running it.
@@ -243,13 +280,25 @@ class Door:
                     f"{stage} came back made from other inputs than this checkout has ({'; '.join(foreign[:5])}); "
                     "its result is not taken over. Run the pipeline again"
                 )
-            self.pull([stage], remote)
-            left = self.stale(stage)
+            try:
+                self.pull([stage], remote)
+                left = self.stale(stage)
+            except Refused as refusal:
+                raise NotIntact(f"{stage}'s outputs did not arrive whole: {refusal}") from None
             if left:
                 raise NotIntact(f"{stage}'s outputs did not arrive as recorded ({'; '.join(left[:5])}); run again")
+            # As after a run here: going back to these inputs later restores, and needs no worker.
+            self._patiently(lambda: self._remember(stage))
         except BaseException:
             self.put_lock_entry(stage, before)
             raise
+
+    def _remember(self, stage: str) -> None:
+        """Enter the stage, as dvc.lock has it, into DVC's run cache."""
+        from dvc.repo import lock_repo
+
+        with lock_repo(self._repo), contextlib.chdir(self.root):
+            self._repo.stage_cache.save(self._stage(stage))
 
     def metrics_change(self) -> dict[str, dict[str, Any]]:
         """Metrics now beside those of the last commit: file → {flattened key: {"old", "new", "diff"}}."""
@@ -258,7 +307,7 @@ class Door:
 
     def _target(self, what: str) -> str:
         """A stage's name or an output's path as DVC finds it from any working folder."""
-        named = any(stage.name == what for stage in self._repo.index.stages)
+        named = any(stage.name == what for stage in self._stages())
         return f"{self.root / 'dvc.yaml'}:{what}" if named else str(self.root / what)
 
     def _asked(self, name: str) -> PipelineStage:
@@ -268,31 +317,48 @@ class Door:
         asked = copy.copy(self._stage(name))
         asked.deps = [copy.copy(dependency) for dependency in asked.deps]
         asked.outs = [copy.copy(output) for output in asked.outs]
-        with lock_repo(self._repo):
-            self._ask(asked.save_deps)
+
+        def look_up() -> None:
+            with lock_repo(self._repo):
+                asked.save_deps()
+
+        self._ask(look_up)
         return asked
 
     def _ask(self, question: Callable[[], T]) -> T:
-        """DVC's answer; waits while another DVC process uses the files, and names what DVC cannot read."""
+        """DVC's answer; waits like `_patiently`, and raises WrongRequest with what DVC cannot read."""
         from dvc.exceptions import DvcException
+
+        try:
+            return self._patiently(question)
+        except DvcException as error:
+            raise WrongRequest(f"DVC cannot read the project: {_whole(error)}") from None
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        """Do it, again while another DVC process holds the repository or the files; CheckoutBusy after patience."""
         from dvc.lock import LockError
 
         deadline = time.monotonic() + self._patience
         while True:
             try:
-                return question()
+                return action()
             except LockError as error:
+                # DVC itself tries for 3 s each time.
                 if time.monotonic() >= deadline:
                     raise CheckoutBusy(f"{error}; waited {self._patience:g} s. Run again when it has ended") from None
-            except DvcException as error:
-                raise WrongRequest(f"DVC cannot read the project: {_whole(error)}") from None
             time.sleep(1.0)
 
+    def _stages(self) -> list[PipelineStage]:
+        """The stages of dvc.yaml; data added with `dvc add` is in DVC's index too, but is no stage with a name."""
+        from dvc.stage import PipelineStage
+
+        return [stage for stage in self._ask(lambda: self._repo.index.stages) if isinstance(stage, PipelineStage)]
+
     def _stage(self, name: str) -> PipelineStage:
-        for stage in self._repo.index.stages:
+        for stage in self._stages():
             if stage.name == name:
                 return stage
-        known = ", ".join(sorted(stage.name for stage in self._repo.index.stages))
+        known = ", ".join(sorted(stage.name for stage in self._stages()))
         raise WrongRequest(f"dvc.yaml has no stage {name!r}; it has {known}")
 
 
@@ -313,4 +379,4 @@ def _travelling(what: str, remote: str) -> Iterator[None]:
 def _whole(error: BaseException) -> str:
     """An error with what caused it: DVC says the useful half in the cause."""
     cause = error.__cause__
-    return f"{error} ({cause})" if cause and str(cause) not in str(error) else str(error)
+    return redact(f"{error} ({cause})" if cause and str(cause) not in str(error) else str(error))

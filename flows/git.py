@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from pathlib import Path
 
@@ -9,20 +10,37 @@ from flows.faults import Refused, WrongRequest
 
 
 def commit_of(root: Path, ref: str) -> str:
-    """The full SHA of a branch, tag or commit, fetched from the remote if it is not here yet. Raises WrongRequest."""
-    for attempt in ("here", "fetched"):
-        found = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}", check=False)
-        if found.returncode == 0:
-            return found.stdout.strip()
-        # A branch that only the remote has is named origin/… here.
-        if attempt == "here" and _git(root, "remote", check=False).stdout.strip():
-            fetch(root)
-    raise WrongRequest(f"git knows no commit {ref!r}, nor does its remote; push it first, or check the spelling")
+    """The full SHA of a branch, tag or commit, after asking the remote for news.
+
+    Of a branch that is both here and there, the one that contains the other. Raises WrongRequest where
+    neither knows it, or where both have gone their own way.
+    """
+    here = _resolve(root, ref)
+    # A full SHA means one thing only, and HEAD what is here.
+    if here and ref in (here, "HEAD"):
+        return here
+    if "origin" in _git(root, "remote").stdout.split():
+        # One that cannot be reached is no error yet: what is asked for may be here.
+        everything = ["--tags", "origin", "+refs/heads/*:refs/remotes/origin/*"]
+        _git(root, "fetch", "--quiet", *everything, check=False, timeout=120)
+    here, there = _resolve(root, ref), _resolve(root, f"refs/remotes/origin/{ref}")
+    found = here or there
+    if found is None:
+        raise WrongRequest(f"git knows no commit {ref!r}, nor does its remote; push it first, or check the spelling")
+    if here is None or there is None or here == there or _contains(root, here, there):
+        return found
+    if _contains(root, there, here):
+        return there
+    raise WrongRequest(f"{ref} here and origin/{ref} have diverged; name the commit, or bring them together")
 
 
-def fetch(root: Path) -> None:
-    """Fetch branches and tags from the remote; a remote that cannot be reached is not an error yet."""
-    _git(root, "fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*", check=False, timeout=120)
+def _resolve(root: Path, ref: str) -> str | None:
+    found = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}", check=False)
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def _contains(root: Path, commit: str, older: str) -> bool:
+    return _git(root, "merge-base", "--is-ancestor", older, commit, check=False).returncode == 0
 
 
 def changed_files(root: Path, paths: list[str]) -> list[str]:
@@ -33,10 +51,9 @@ def changed_files(root: Path, paths: list[str]) -> list[str]:
 
 
 def is_tracked(root: Path, path: str) -> bool:
-    """Whether git tracks this very file (a folder that only holds a .gitkeep is not tracked data)."""
-    return (
-        _git(root, "ls-files", "--error-unmatch", "--", path, check=False).returncode == 0 and (root / path).is_file()
-    )
+    """Whether git tracks this file, or anything in this folder but what keeps the folder there."""
+    names = _git(root, "ls-files", "-z", "--", path).stdout.split("\0")
+    return any(name and Path(name).name not in (".gitkeep", ".gitignore") for name in names)
 
 
 def switch(root: Path, commit: str) -> None:
@@ -44,9 +61,13 @@ def switch(root: Path, commit: str) -> None:
     _git(root, "-c", "advice.detachedHead=false", "checkout", "--quiet", "--detach", commit)
 
 
-def discard(root: Path, paths: list[str]) -> None:
-    """Put tracked files back as HEAD has them."""
-    _git(root, "checkout", "--quiet", "HEAD", "--", *paths, check=False)
+def discard(root: Path, path: str) -> None:
+    """Put a file back as HEAD has it: gone where HEAD has none."""
+    if _git(root, "cat-file", "-e", f"HEAD:{path}", check=False).returncode == 0:
+        _git(root, "checkout", "--quiet", "HEAD", "--", path)
+    else:
+        _git(root, "rm", "--quiet", "--cached", "--ignore-unmatch", "--", path)
+        (root / path).unlink(missing_ok=True)
 
 
 def add_worktree(root: Path, folder: Path, commit: str) -> None:
@@ -64,15 +85,27 @@ def remove_worktree(root: Path, folder: Path) -> None:
     _git(root, "worktree", "remove", "--force", str(folder))
 
 
-def commit_as_branch(worktree: Path, paths: list[str], branch: str, message: str) -> str:
-    """Commit `paths` in a detached working tree and point `branch` at the commit; returns its SHA."""
-    who = []
+def commit_as_branch(worktree: Path, paths: list[str], name: str, message: str) -> tuple[str, str]:
+    """Commit `paths` in a detached working tree on a branch of its own; returns the branch and the commit's SHA.
+
+    An existing branch is never moved, because somebody may have committed to it: one with the same content is
+    the answer, beside any other a branch `name`-2, -3 … is made.
+    """
+    settings = ["-c", "commit.gpgsign=false"]  # nobody is there to type a passphrase
     if not _git(worktree, "config", "user.email", check=False).stdout.strip():
-        who = ["-c", "user.name=graft", "-c", "user.email=graft@localhost"]
+        settings += ["-c", "user.name=graft", "-c", "user.email=graft@localhost"]
     _git(worktree, "add", "--", *paths)
-    _git(worktree, *who, "commit", "--quiet", "--allow-empty", "--no-verify", "-m", message)
-    _git(worktree, "branch", "--force", branch, "HEAD")
-    return _git(worktree, "rev-parse", "HEAD").stdout.strip()
+    _git(worktree, *settings, "commit", "--quiet", "--allow-empty", "--no-verify", "-m", message)
+    made = _git(worktree, "rev-parse", "HEAD^{tree}").stdout.strip()
+    for number in itertools.count(1):
+        branch = name if number == 1 else f"{name}-{number}"
+        there = _git(worktree, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}^{{tree}}", check=False)
+        if there.returncode:
+            _git(worktree, "branch", branch, "HEAD")
+        elif there.stdout.strip() != made:
+            continue
+        return branch, _git(worktree, "rev-parse", branch).stdout.strip()
+    raise AssertionError
 
 
 def _git(root: Path, *arguments: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:

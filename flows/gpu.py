@@ -6,6 +6,8 @@ at first and while waiting, and each state a run can hang in has its deadline.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import time
 import uuid
 from dataclasses import dataclass
@@ -31,7 +33,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.states import Cancelling, Crashed
 
-from flows import git
+from flows import checkout, git, heartbeat
 from flows.dvc_door import Outcome, StageFailed
 from flows.faults import NotIntact, NoWorker, Refused, WrongRequest
 from flows.liveness import RunAlive, WorkersAlive
@@ -48,7 +50,7 @@ class Deadlines:
 
     poll: float = 1.0
     claim: float = 25.0
-    start: float = 180.0
+    start: float = heartbeat.BEGINNING.total_seconds()
     queue: float = 24 * 3600.0
     run: float = 7 * 24 * 3600.0
     unreachable: float = 300.0
@@ -69,58 +71,79 @@ def run_on_worker(run: Run, stage: str) -> tuple[Outcome, str]:
     doubled; one that completed is taken over. Raises NoWorker, Refused, NotIntact, WrongRequest, StageFailed.
     """
     assert run.gpu is not None
-    log, pool, root = get_run_logger(), run.gpu, run.door.root
-    with get_client(sync_client=True) as client:
-        _refuse_early(client, pool, stage)
-        parameters: dict[str, Any] = {"stage": stage, "force": run.force}
-        if pool.remote is None:
-            parameters["shared_checkout"] = str(root)
-        else:
-            parameters["hop"] = _pack(run, stage, pool.remote)
-        key = f"{stage}:{run.door.inputs_key(stage)[:32]}"
-        # A forced run is a new one by definition.
-        former = None if run.force else _former(client, key)
-        if former and former.state and (not former.state.is_final() or (former.state.is_completed() and pool.remote)):
-            log.info("%s: taking over worker run %s, made from the same inputs", stage, former.name)
+    try:
+        with get_client(sync_client=True) as client:
+            return _run_on_worker(client, run, run.gpu, stage)
+    except httpx.HTTPError as error:
+        raise Refused(f"{stage}: Prefect's API failed: {error}; look at the server, then run again") from None
+    except ObjectNotFound:
+        raise Refused(f"{stage}: its worker run was deleted from Prefect's server; run again") from None
+
+
+def _run_on_worker(client: SyncPrefectClient, run: Run, pool: GpuPool, stage: str) -> tuple[Outcome, str]:
+    log, root = get_run_logger(), run.door.root
+    _refuse_early(client, pool, stage)
+    parameters: dict[str, Any] = {"stage": stage, "force": run.force}
+    if pool.remote is None:
+        parameters["shared_checkout"] = {"folder": str(root), "identity": checkout.identity(root)}
+        place = checkout.identity(root)
+    else:
+        place = run.door.remote_address(pool.remote)
+        parameters["hop"] = _pack(run, stage, pool.remote)
+    # Of the same inputs in another checkout or remote, nothing would arrive here.
+    what = hashlib.sha256(f"{run.door.inputs_key(stage)} {pool.name} {place}".encode()).hexdigest()
+    key = f"{stage}:{what[:32]}"
+    # A forced run is a new one by definition.
+    former = None if run.force else _former(client, key)
+    if former and former.state and (not former.state.is_final() or (former.state.is_completed() and pool.remote)):
+        log.info("%s: joining worker run %s, which has the same inputs", stage, former.name)
+        state = _wait(client, pool, stage, former)
+        if state.is_completed():
             try:
-                return _finish(client, run, stage, pool, former)
-            except (Refused, StageFailed) as failure:
-                log.warning("%s: that run is of no use: %s", stage, failure)
-        started = run_deployment(
-            DEPLOYMENT,
-            parameters=parameters,
-            timeout=0,
-            tags=[key],
-            flow_run_name=f"{stage} {uuid.uuid4().hex[:6]}",
-            idempotency_key=f"{key}:{uuid.uuid4().hex if run.force else former.id if former else 'first'}",
-        )
-        assert isinstance(started, FlowRun)
-        log.info("%s: sent to work pool %s as flow run %s", stage, pool.name, started.name)
-        return _finish(client, run, stage, pool, started)
-
-
-def _finish(client: SyncPrefectClient, run: Run, stage: str, pool: GpuPool, started: FlowRun) -> tuple[Outcome, str]:
-    """Wait for the worker's run and take its result over."""
+                outcome, where = _take_over(client, run, stage, pool, former)
+                return ("Restored" if former.state.is_completed() else outcome), where
+            except NotIntact as failure:
+                log.warning("%s: that run's result cannot be had any more: %s", stage, failure)
+        elif state.is_failed():
+            raise _failure(stage, pool, former, state)
+        else:
+            log.warning("%s: that run ended %s; starting another", stage, state.name)
+    started = run_deployment(
+        DEPLOYMENT,
+        parameters=parameters,
+        timeout=0,
+        tags=[key],
+        flow_run_name=f"{stage} {uuid.uuid4().hex[:6]}",
+        idempotency_key=f"{key}:{uuid.uuid4().hex if run.force else former.id if former else 'first'}",
+    )
+    assert isinstance(started, FlowRun)
+    log.info("%s: sent to work pool %s as flow run %s", stage, pool.name, started.name)
     try:
         state = _wait(client, pool, stage, started)
     except BaseException:
         # Whatever ends the waiting must not leave the worker training for nobody.
-        _set_state(client, started, Cancelling(message="the pipeline run that waited for it has ended"))
+        with contextlib.suppress(httpx.HTTPError, ObjectNotFound):
+            _set_state(client, started, Cancelling(message="the pipeline run that waited for it has ended"))
         raise
     if not state.is_completed():
-        raise StageFailed(
-            stage, exit_code(state) if state.is_failed() else 5,
-            [f"on work pool {pool.name}, flow run {started.name}, {state.name}: {state.message or 'no message'}"],
-        )  # fmt: skip
-    result = _result(client, started)
+        raise _failure(stage, pool, started, state)
+    return _take_over(client, run, stage, pool, started)
+
+
+def _failure(stage: str, pool: GpuPool, ended: FlowRun, state: State[Any]) -> StageFailed:
+    """The error for a worker run that did not complete: the stage's own exit code where it had one."""
+    told = f"on work pool {pool.name}, flow run {ended.name}, {state.name}: {state.message or 'no message'}"
+    return StageFailed(stage, exit_code(state) if state.is_failed() else 5, [told])
+
+
+def _take_over(client: SyncPrefectClient, run: Run, stage: str, pool: GpuPool, ended: FlowRun) -> tuple[Outcome, str]:
+    """Bring a completed worker run's outputs here, without running anything."""
+    result = _result(client, ended)
     if pool.remote is not None:
         run.door.accept(stage, result["entry"], pool.remote)
     left = run.door.stale(stage)
     if left:
-        raise NotIntact(
-            f"{stage} ran on {result['host']}, but is still stale here ({'; '.join(left[:5])}); "
-            "is that worker on this checkout? If not, set gpu_remote"
-        )
+        raise NotIntact(f"{stage} ran on {result['host']}, but is still stale here ({'; '.join(left[:5])}); run again")
     return result["outcome"], f"on {result['host']}, {result['device'] or 'device not recorded'}"
 
 
@@ -157,7 +180,7 @@ def _not_ready(client: SyncPrefectClient, pool: GpuPool) -> str | None:
         known = ", ".join(worker.name for worker in workers) or "none"
         return (
             f"work pool {pool.name!r} has no worker online (known: {known}); on the GPU machine: "
-            f"prefect worker start --pool {pool.name}"
+            f"GRAFT_CHECKOUT=$PWD prefect worker start --pool {pool.name}, in its clone of the project"
         )
     return None
 
@@ -188,7 +211,7 @@ def _wait(client: SyncPrefectClient, pool: GpuPool, stage: str, started: FlowRun
                 if free_since and now - free_since > DEADLINES.claim:
                     raise NoWorker(
                         f"{stage}: no worker of pool {pool.name!r} took it within {DEADLINES.claim:g} s though the "
-                        "pool is free; is its worker listening to the right queue?"
+                        "pool is free; has it just stopped, or does it listen to another queue?"
                     )
                 if now - began > DEADLINES.queue:
                     raise NoWorker(
@@ -200,14 +223,16 @@ def _wait(client: SyncPrefectClient, pool: GpuPool, stage: str, started: FlowRun
                     why = dead or f"not started within {DEADLINES.start:g} s"
                     _set_state(client, started, Crashed(message=f"claimed, but never started: {why}"))
             elif state.is_running():
-                dead = workers.silent(client, now)
-                # A worker may die and its run go on: only when the run is silent too is the machine gone.
-                if dead and pulse.silent(client, now):
-                    _set_state(client, started, Crashed(message=f"no heartbeat from the run, and {dead}"))
+                # The automations do the same; here it does not depend on their being set up. A dead worker alone
+                # says nothing: its runs go on.
+                if pulse.silent(client, now):
+                    _set_state(client, started, Crashed(message="no heartbeat from the run: its machine died"))
                 elif now - since > DEADLINES.run:
                     told = f"flow run {started.name} ran for {DEADLINES.run / 3600:g} h; cancelled"
                     raise StageFailed(stage, 5, [told])
         except httpx.HTTPError as error:
+            # Nobody could be heard meanwhile: silence counts anew.
+            workers, pulse = WorkersAlive(pool.name), RunAlive(started.id)
             if now - reached > DEADLINES.unreachable:
                 raise Refused(
                     f"{stage}: Prefect's API has not answered for {DEADLINES.unreachable:g} s: {error}"
@@ -232,6 +257,7 @@ def _pack(run: Run, stage: str, remote: str) -> dict[str, str]:
         "params": (run.door.root / "params.yaml").read_text(),
         "lock": run.door.lock_text(),
         "remote": remote,
+        "sender": checkout.identity(run.root),
     }
 
 

@@ -1,11 +1,18 @@
-"""The automations that end a run whose machine died: without them it stays Running, or Pending, and keeps its slot.
+"""Heartbeats of our runs, and the automations that end a run whose machine died: without them it stays Running, or
+Pending, and keeps its slot.
 
-`python -m flows.heartbeat` creates them, or brings them up to date, on the server PREFECT_API_URL names.
+Prefect has heartbeats of its own, every 180 s or as a worker is told to; ours do not depend on how a worker
+was started, and runs of other projects on the same server are not judged by them.
+
+`python -m flows.heartbeat` creates the automations, or brings them up to date, on the server PREFECT_API_URL names.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -15,16 +22,18 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.runtime import flow_run
 
-# Workers send a run's heartbeat every 30 s (PREFECT_FLOWS_HEARTBEAT_FREQUENCY, 30 at least): three may be missed.
-SILENCE = timedelta(seconds=90)
+# A run sends one every INTERVAL; four may be missed.
+INTERVAL = timedelta(seconds=15)
+SILENCE = timedelta(seconds=75)
 
 # From a worker's claim to the run's first own word. A node of a cluster may have to pull a large image first.
 BEGINNING = timedelta(minutes=15)
 
-HEARTBEAT = "heartbeat"
-CLAIMED = ("Pending", "Submitting", "InfrastructurePending")
+HEARTBEAT = "graft.flow-run.heartbeat"
+CLAIMED = tuple(f"prefect.flow-run.{name}" for name in ("Pending", "Submitting", "InfrastructurePending"))
+BEGUN = "prefect.flow-run.Running"
 # A run that ends under a name of its own needs no entry: the server refuses to crash what has ended.
-ENDS = ("Completed", "Failed", "Crashed", "Cancelled")
+ENDS = tuple(f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Crashed", "Cancelled"))
 
 
 def automations() -> list[AutomationCore]:
@@ -41,7 +50,7 @@ def automations() -> list[AutomationCore]:
             "graft: a run that was claimed and never began has crashed",
             f"not begun {_words(BEGINNING)} after a worker claimed it: the worker's machine died or was cut off",
             after=CLAIMED,
-            expect=("Running", HEARTBEAT, *ENDS),
+            expect=(BEGUN, *ENDS),
             within=BEGINNING,
         ),
     ]
@@ -54,8 +63,8 @@ def _crash(name: str, why: str, after: tuple[str, ...], expect: tuple[str, ...],
         description="Without it the run of a dead machine keeps its work pool's slot.",
         trigger=EventTrigger(
             posture=Posture.Proactive,
-            after={f"prefect.flow-run.{event}" for event in after},
-            expect={f"prefect.flow-run.{event}" for event in expect},
+            after=set(after),
+            expect=set(expect),
             match={"prefect.resource.id": "prefect.flow-run.*"},
             for_each={"prefect.resource.id"},
             threshold=1,
@@ -70,9 +79,24 @@ def _words(time: timedelta) -> str:
     return f"{seconds} s" if seconds < 300 else f"{seconds // 60} min"
 
 
-def arm() -> None:
-    """Send the first heartbeat of the current run now: the automation watches a run from its first one on."""
-    emit_event(event=HEARTBEAT, resource={"prefect.resource.id": f"prefect.flow-run.{flow_run.id}"})
+@contextmanager
+def beating() -> Iterator[None]:
+    """Send the current run's heartbeats, the first at once, until the block ends."""
+    resource = {"prefect.resource.id": f"prefect.flow-run.{flow_run.id}", "prefect.resource.name": str(flow_run.name)}
+    ended = threading.Event()
+
+    def beat() -> None:
+        emit_event(event=HEARTBEAT, resource=resource)
+        while not ended.wait(INTERVAL.total_seconds()):
+            emit_event(event=HEARTBEAT, resource=resource)
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def ensure(client: SyncPrefectClient) -> list[str]:

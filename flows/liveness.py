@@ -47,7 +47,7 @@ class RunAlive:
         self._seen: tuple[object, float] | None = None
 
     def silent(self, client: SyncPrefectClient, now: float) -> bool:
-        """Whether no new heartbeat came for as long as the automation allows, since the first call."""
+        """Whether no new heartbeat came since the first call for as long as the automations allow."""
         events = client.read_events(self._newest, limit=1).events
         beat = events[0].id if events else None
         if self._seen is None or self._seen[0] != beat:

@@ -22,6 +22,7 @@ from pydantic import Field
 from flows import artifacts, checkout, heartbeat
 from flows.dvc_door import Door
 from flows.faults import Refused
+from flows.redact import redact
 from flows.run import STAGES, GpuPool, Run
 from flows.stage_task import stage_task
 
@@ -60,10 +61,9 @@ def pipeline(
         gpu_remote: DVC remote that carries data to GPU workers with a clone of their own; none means
             that they share this checkout.
     """
-    heartbeat.arm()
     pool = GpuPool(gpu_pool, gpu_remote) if gpu_pool else None
     try:
-        with _opened(targets or STAGES, force, overrides or {}, ref, wait, pool) as run:
+        with heartbeat.beating(), _opened(targets or STAGES, force, overrides or {}, ref, wait, pool) as run:
             download(run)
             validate(run)
             split(run)
@@ -87,14 +87,15 @@ def _opened(
         checkout.tree_for(root, ref, overrides) as tree,
     ):
         if tree.branch:
-            log.info("working in %s: commit %s with %s", tree.root, tree.commit[:12], overrides or "no overrides")
+            with_what = redact(f"{overrides or 'no overrides'}")
+            log.info("working in %s: commit %s with %s", tree.root, tree.commit[:12], with_what)
         with Door(tree.root, wait) as door:
-            artifacts.show_plan(door)
-            run = Run(door, door.with_upstream(targets), force, pool)
+            artifacts.show_plan(door, targets, force)
+            run = Run(root, door, door.with_upstream(targets), force, pool)
             yield run
         if tree.branch and not run.failed():
-            commit = checkout.keep(root, tree, f"Pipeline run {flow_run.name}: {overrides or 'no overrides'}")
-            log.info("kept as branch %s (%s): git switch %s && dvc checkout", tree.branch, commit[:12], tree.branch)
+            branch, commit = checkout.keep(root, tree, f"Pipeline run {flow_run.name}: {with_what}")
+            log.info("kept as branch %s (%s): git switch %s && dvc checkout", branch, commit[:12], branch)
 
 
 if __name__ == "__main__":

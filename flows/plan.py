@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from flows.markdown import inert, printable
 
 ABSENT = object()  # where a parameter is not recorded, or no longer there
 LONGEST = 60  # characters shown of a value
@@ -60,8 +61,8 @@ def as_markdown(planned: Sequence[Planned]) -> str:
     """A Markdown table, one row a stage. No name or value in it can break the table or become markup."""
     lines = ["| stage | verdict | why |", "| --- | --- | --- |"]
     for one in planned:
-        why = "<br>".join(_inert(reason) for reason in shown(one))
-        lines.append(f"| {_inert(one.stage)} | {one.verdict} | {why} |")
+        why = "<br>".join(inert(reason) for reason in shown(one))
+        lines.append(f"| {inert(one.stage)} | {one.verdict} | {why} |")
     return "\n".join(lines) + "\n"
 
 
@@ -112,7 +113,7 @@ def _plan(repo: Any, targets: Sequence[str]) -> list[Planned]:
 def _name(stage: Any) -> str:
     """As `dvc repro` names it at the project's root, wherever this process stands."""
     path = stage.path_in_repo.replace(os.sep, "/")
-    return _printable(stage.name if path == "dvc.yaml" else f"{path}:{stage.name}")
+    return printable(stage.name if path == "dvc.yaml" else f"{path}:{stage.name}")
 
 
 def _with_upstream(graph: Any, stages: Sequence[Any]) -> set[Any]:
@@ -127,7 +128,7 @@ def _targeted(targets: Sequence[str], legal: dict[str, Any]) -> list[Any]:
     for target in targets:
         stages = [stage for name, stage in legal.items() if name == target or name.startswith(f"{target}@")]
         if not stages:
-            raise PlanError(f"no stage {_printable(target)!r}; there are: {', '.join(legal)}")
+            raise PlanError(f"no stage {printable(target)!r}; there are: {', '.join(legal)}")
         found += stages
     return found
 
@@ -173,7 +174,7 @@ def _parameters(dependency: Any) -> Iterator[str]:
             new = list(new)
         for name, before, after in _differences(str(key), old, new):
             said = True
-            name = _printable(name if file == PARAMS_FILE else f"{file}: {name}")
+            name = printable(name if file == PARAMS_FILE else f"{file}: {name}")
             if before is ABSENT:
                 yield f"{name}: added ({_change(_value(after))})"
             elif after is ABSENT:
@@ -222,7 +223,7 @@ def _dependency(dependency: Any) -> str | None:
 def _input(dependency: Any, output: Any) -> str | None:
     """Whether another stage's output, or a part of it, is the one this stage was last run on."""
     source = output.stage
-    since = f"{_name(source)} ran since" if source.cmd else f"{_printable(source.path_in_repo)} names other data"
+    since = f"{_name(source)} ran since" if source.cmd else f"{printable(source.path_in_repo)} names other data"
     now = output.hash_info
     if dependency.fs_path != output.fs_path:
         # Only the folder's hash is in dvc.lock; which file had which is in a listing in DVC's cache.
@@ -302,12 +303,12 @@ def _kind(dependency: Any) -> str:
 def _path(dependency: Any) -> str:
     """Relative to the project's root where it lies inside, as written in dvc.yaml elsewhere."""
     if not dependency.is_in_repo:
-        return _printable(str(dependency.def_path))
-    return _printable(os.path.relpath(dependency.fs_path, dependency.repo.root_dir).replace(os.sep, "/"))
+        return printable(str(dependency.def_path))
+    return printable(os.path.relpath(dependency.fs_path, dependency.repo.root_dir).replace(os.sep, "/"))
 
 
 def _command(command: str | list[str]) -> str:
-    return _printable(command if isinstance(command, str) else " && ".join(command))
+    return printable(command if isinstance(command, str) else " && ".join(command))
 
 
 def _value(value: Any) -> str:
@@ -316,7 +317,7 @@ def _value(value: Any) -> str:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except (TypeError, ValueError):  # a key that is a date, a list that holds itself
         text = repr(value)
-    return _printable(text)
+    return printable(text)
 
 
 def _change(*values: str) -> str:
@@ -330,24 +331,12 @@ def _change(*values: str) -> str:
     )
 
 
-def _printable(text: str) -> str:
-    r"""Without control characters, line breaks, or what turns the writing direction: `\n`, `\u202e`."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-
-
-def _inert(text: str) -> str:
-    """Text that Markdown renders as itself: punctuation that means something in it as HTML entities."""
-    # An underscore inside a word and a colon before a space mean nothing: names and values stay legible.
-    marks = r"[\\`*{}\[\]()<>#+!|~^$=\"'&@]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?! )|(?<=www)\."
-    return re.sub(marks, lambda found: f"&#{ord(found[0])};", _printable(text))
-
-
 def _one_line(root: Path, error: BaseException) -> str:
     """An error of DVC with its causes, where the line and column are, as one line."""
     parts: list[str] = []
     cause: BaseException | None = error
     while cause is not None:
-        text = _printable(" ".join(str(cause).split())).replace('in "<unicode string>", ', "at ")
+        text = printable(" ".join(str(cause).split())).replace('in "<unicode string>", ', "at ")
         if text and not any(text in part for part in parts):
             parts.append(text)
         cause = cause.__cause__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prefect.client.schemas.objects import State
@@ -31,7 +32,9 @@ class GpuPool:
 class Run:
     """Shared by the tasks of one run. No dataclass: Prefect would hand each task a copy of one."""
 
-    def __init__(self, door: Door, wanted: set[str], force: bool, gpu: GpuPool | None) -> None:
+    def __init__(self, root: Path, door: Door, wanted: set[str], force: bool, gpu: GpuPool | None) -> None:
+        """`root` is the checkout that is held; `door` may lead to a tree beside it."""
+        self.root = root
         self.door, self.wanted, self.force, self.gpu = door, wanted, force, gpu
         self.ended: dict[str, State[Any]] = {}
 

@@ -14,16 +14,7 @@ from pathlib import Path
 
 import psutil
 
-# Run first in the child: ask Linux for a SIGTERM when the parent dies however it dies, then become the command.
-LEASH = """
-import os, sys
-if sys.platform == "linux":
-    import ctypes
-    ctypes.CDLL(None, use_errno=True).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(143)
-os.execvp(sys.argv[2], sys.argv[2:])
-"""
+from flows.leash import kill_tree, leashed
 
 LEVEL = re.compile(r"^[\d:.]+ \| (\w+) *\|")
 LOUD = {"WARNING", "ERROR", "CRITICAL"}
@@ -45,7 +36,7 @@ class Service:
     def start(self, cwd: Path) -> None:
         """Start it in a process group of its own: Ctrl-C reaches `make up` alone, which ends its services in order."""
         self.process = subprocess.Popen(
-            [sys.executable, "-S", "-E", "-c", LEASH, str(os.getpid()), *self.command],
+            leashed(self.command, signal.SIGTERM),
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -92,7 +83,7 @@ class Service:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             # Not waited for above, so its process id is still its own.
-            kill([*psutil.Process(self.process.pid).children(recursive=True), psutil.Process(self.process.pid)])
+            kill_tree(self.process.pid)
             self.process.wait()
         self._reader.join(timeout=2)
 
@@ -127,13 +118,3 @@ def marked(mark: str) -> list[psutil.Process]:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
-
-
-def kill(processes: Sequence[psutil.Process]) -> None:
-    """SIGKILL, and wait."""
-    for process in processes:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(processes, timeout=5)

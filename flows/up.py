@@ -1,4 +1,5 @@
-"""`make up`: server, work pools, deployments, the heartbeat automations and a worker for each pool, until Ctrl-C.
+"""`make up`: server, work pools, deployments, the heartbeat automations and a worker for each pool, until Ctrl-C; on
+loopback the reports too, for browsers.
 
 Everything it writes is in .graft/ of the checkout; nothing of the user's own Prefect is read or touched.
 Exit codes: 0 stopped as asked, 2 refused, 5 the port is taken or a part died by itself, 6 already up here.
@@ -16,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,9 @@ from types import FrameType
 
 import psutil
 
-from flows.service import Service, adopt_orphans, kill, marked, reap_orphans
+from flows import reports
+from flows.leash import kill
+from flows.service import Service, adopt_orphans, marked, reap_orphans
 
 ROOT = Path(__file__).resolve().parent.parent
 POOLS = ("cpu", "gpu")
@@ -54,14 +57,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.up", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address the server listens on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=4200, help="its port (4200)")
+    parser.add_argument("--reports-port", type=int, help="where reports/ is served, if the host is loopback (port + 1)")
     parser.add_argument("--home", type=Path, default=ROOT / ".graft", help="where database and logs are kept (.graft)")
+    parser.add_argument("--no-gpu-worker", action="store_true", help="leave the pool gpu to workers of other machines")
     parser.add_argument("--verbose", action="store_true", help="show every line of every part, not warnings alone")
     options = parser.parse_args(arguments)
     home: Path = options.home.resolve()
 
     if refusal := unprotected(options.host):
         return refuse(2, refusal)
+    if not loopback(options.host):
+        # Reports show data and have no password.
+        options.reports_port = None
+    elif options.reports_port is None:
+        options.reports_port = options.port + 1
+    if options.reports_port == options.port:
+        return refuse(2, f"received {options.port} for both --port and --reports-port; they must differ")
     if refusal := port_taken(options.host, options.port):
+        return refuse(5, refusal)
+    if options.reports_port is not None and (refusal := port_taken(reports.HOST, options.reports_port)):
         return refuse(5, refusal)
     (home / "logs").mkdir(parents=True, exist_ok=True)
     with (home / "up.lock").open("a") as lock:
@@ -69,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return refuse(6, f"another `make up` works in {home}. Stop it first, or use its server.")
-        os.environ.update(environment(options.host, options.port, home))
+        os.environ.update(environment(options.host, options.port, home, options.reports_port))
         for foreign in ("PREFECT_PROFILE", "PREFECT_API_KEY"):
             os.environ.pop(foreign, None)
         adopt_orphans()
@@ -92,7 +106,10 @@ def run(options: argparse.Namespace, home: Path) -> int:
     on_signals(stop_now)
     try:
         start("server", "prefect", "server", "start", "--host", options.host, "--port", str(options.port))
-        bring_up(start, services, local=loopback(options.host))
+        if options.reports_port is not None:
+            start("reports", "flows.reports", str(options.reports_port))
+        pools = POOLS[:1] if options.no_gpu_worker else POOLS
+        bring_up(start, services, pools, local=loopback(options.host))
         announce(options, home, time.monotonic() - begin)
         while True:
             watch(services)
@@ -116,7 +133,7 @@ def run(options: argparse.Namespace, home: Path) -> int:
         say("stopped")
 
 
-def bring_up(start: Callable[..., Service], services: list[Service], *, local: bool) -> None:
+def bring_up(start: Callable[..., Service], services: list[Service], pools: Sequence[str], *, local: bool) -> None:
     """Wait for the server, then register and start the workers side by side; returns when they are ONLINE."""
     # Prefect takes 2 s to import and reads its settings then: here both happen while the server starts.
     register = importlib.import_module("flows.register")
@@ -128,14 +145,14 @@ def bring_up(start: Callable[..., Service], services: list[Service], *, local: b
         register.pools(client, trainings=1)
         deploy = start("deploy", *register.DEPLOY)
         begun = datetime.now(UTC)
-        for pool in POOLS:
+        for pool in pools:
             name = ("--name", f"{pool}-1", "--type", "process", "--limit", LIMITS[pool])
             start(pool, "prefect", "worker", "start", "--pool", pool, *name)
         register.automations(client)
         wait("the deployments are made", services, lambda: deploy.ended() == 0)
         services.remove(deploy)
-        everyone = {f"{pool}-1" for pool in POOLS}
-        wait("the workers are online", services, lambda: everyone <= register.online(client, POOLS, begun))
+        everyone = {f"{pool}-1" for pool in pools}
+        wait("the workers are online", services, lambda: everyone <= register.online(client, pools, begun))
 
 
 def watch(services: list[Service]) -> None:
@@ -162,14 +179,14 @@ def stop(services: list[Service], *, local: bool) -> None:
     """Workers first, so that the server hears how their runs ended; then the server; then whatever is left."""
     if not services:
         return
-    server, *workers = services
-    for worker in workers:
-        worker.interrupt()
+    server, *others = services
+    for other in others:
+        other.interrupt()
     deadline = time.monotonic() + WORKERS_STOP
-    for worker in workers:
-        worker.finish(max(0.1, deadline - time.monotonic()))
+    for other in others:
+        other.finish(max(0.1, deadline - time.monotonic()))
     # A worker that is stopped kills its runs without a word to the server.
-    if local and workers and server.ended() is None:
+    if local and others and server.ended() is None:
         telling = threading.Thread(target=tell, args=("`make up` was stopped while this ran",), daemon=True)
         telling.start()
         telling.join(TELLING)
@@ -201,27 +218,30 @@ def carry_on(number: int, frame: FrameType | None) -> None:
     """Those that follow: the stop that is under way takes a bounded time anyhow."""
 
 
-def environment(host: str, port: int, home: Path) -> dict[str, str]:
+def environment(host: str, port: int, home: Path, reports_port: int | None) -> dict[str, str]:
     """What every part runs with, over the caller's environment."""
-    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    here = bracketed({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host))
+    origins = {f"http://{name}:{port}" for name in (here, "127.0.0.1", "localhost")}
     return {
+        **({"GRAFT_REPORTS_URL": f"http://{reports.HOST}:{reports_port}"} if reports_port is not None else {}),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "GRAFT_CHECKOUT": str(ROOT),
         MARK: str(home),
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_PROFILES_PATH": str(home / "prefect" / "profiles.toml"),
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect' / 'prefect.db'}",
-        "PREFECT_API_URL": f"http://{bracketed(here)}:{port}/api",
+        "PREFECT_API_URL": f"http://{here}:{port}/api",
         # The browser asks the address it got the page from.
         "PREFECT_SERVER_UI_API_URL": "/api",
-        "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": str(not loopback(host)).lower(),
+        # Any page in a browser on this machine can send requests to loopback: without the origins it could read the
+        # answers, and without the token, which only a reader of answers has, it could start and delete things unread.
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": ",".join(sorted(origins)),
+        "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",
-        # The least Prefect allows, and what flows/heartbeat.py counts on.
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PYTHONUNBUFFERED": "1",
         "NO_COLOR": "1",
     }
@@ -248,13 +268,15 @@ def unprotected(host: str) -> str | None:
 
 
 def port_taken(host: str, port: int) -> str | None:
-    """Why the server cannot listen there."""
+    """Why nothing can listen there."""
+    if not 0 < port < 65536:
+        return f"cannot listen on {host}:{port}: a port is a number from 1 to 65535"
     try:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             return None
     except OSError as error:
         return (
-            f"cannot listen on {host}:{port}: {error.strerror}. Is `make up` running already? Else: make up PORT=4201"
+            f"cannot listen on {host}:{port}: {error.strerror}. Is `make up` running already? Else: make up PORT=4210"
         )
 
 
@@ -272,6 +294,8 @@ def announce(options: argparse.Namespace, home: Path, seconds: float) -> None:
     password = "" if loopback(options.host) else " PREFECT_API_AUTH_STRING=user:password"
     say(f"up after {seconds:.0f} s, in {ROOT}")
     say(f"  UI       http://{shown}:{options.port}")
+    if options.reports_port is not None:
+        say(f"  reports  http://{reports.HOST}:{options.reports_port}")
     api = f"PREFECT_API_URL=http://{shown}:{options.port}/api{password}"
     say(f"  trigger  {api} {prefect} deployment run pipeline/on-demand")
     say(f"  logs     {home / 'logs'}")

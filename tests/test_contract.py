@@ -6,7 +6,7 @@ import ast
 import importlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from ruamel.yaml import YAML
@@ -43,6 +43,23 @@ def test_a_stage_is_one_name(name: str) -> None:
     source = (ROOT / "stages" / f"{name}.py").read_text()
     assert f'process.run("{name}", main)' in source
     assert (ast.get_docstring(ast.parse(source)) or "").startswith(f"{name}: ")
+
+
+def test_the_flow_calls_each_stage_once_in_order() -> None:
+    from flows import pipeline, run
+
+    assert params.STAGES == run.STAGES == get_args(pipeline.Stage)
+    tree = ast.parse((ROOT / "flows" / "pipeline.py").read_text())
+    flow = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "pipeline")
+    calls = [node.func.id for node in ast.walk(flow) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    assert tuple(name for name in calls if name in params.STAGES) == params.STAGES
+    made = {
+        node.targets[0].id: node.value.args[0].value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and isinstance(node.targets[0], ast.Name)
+        if isinstance(node.value.args[0], ast.Constant)
+    }
+    assert made == {name: name for name in params.STAGES}
 
 
 @pytest.mark.parametrize("name", params.STAGES)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FOLDER = Path(".graft/checkpoints")
 MAGIC = b"graft checkpoint 1 "
 HEADER = len(MAGIC) + 64 + 1
-PACKAGES = ("keras", "tensorflow", "numpy")
+PACKAGES = ("keras", "tensorflow", "numpy", "pillow")
 GROUPS = ("variables", "optimizer", "best_weights")  # Saved's lists of arrays
 log = logging.getLogger(__name__)
 

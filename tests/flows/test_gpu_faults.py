@@ -17,8 +17,8 @@ from prefect.client.schemas.objects import FlowRun
 
 from flows import heartbeat
 from tests.flows.local_prefect import LocalPrefect
-from tests.flows.test_gpu import ROOT, controller, deploy_worker, pipeline, wait_until, worker_runs
-from tests.flows.toy import STAGES, Toy
+from tests.flows.test_gpu import ROOT, Hop, controller, deploy_worker, pipeline, wait_until, worker_runs
+from tests.flows.toy import STAGES, Toy, trained_to
 
 pytestmark = pytest.mark.slow
 EPOCHS = 8
@@ -67,6 +67,8 @@ class Bench:
         assert ended["fine_tune"] in ("Completed", "Restored", "Unchanged")
         assert sorted(set(self.epochs())) == list(range(1, EPOCHS + 1))
         assert len(self.epochs()) <= EPOCHS + repeated
+        # The model is that of a training nobody interrupted.
+        assert f"trained to {trained_to(EPOCHS)}" in self.toy.out("fine_tune")
         assert self.toy.repro() == []
 
     def close(self) -> None:
@@ -154,22 +156,66 @@ def test_the_machine_dies_mid_epoch(bench: Bench, monkeypatch: pytest.MonkeyPatc
     bench.finishes_from_where_it_was(repeated=1)
 
 
-def test_killed_after_the_work_before_saying_so(bench: Bench, tmp_path: Path) -> None:
+def test_killed_after_the_upload_before_saying_so(made: Toy, tmp_path: Path, prefect_server: LocalPrefect) -> None:
+    toy = made.copy(tmp_path / "toy")
+    toy.run("-m", "dvc", "remote", "add", "-d", "store", str(tmp_path / "store"))
+    toy.set(fine_tune={"value": 55, "epochs": EPOCHS})
+    toy.commit("Add the remote")
+    hop = Hop(prefect_server, toy, tmp_path)
     (tmp_path / "dies.py").write_text(
         "import os, signal\nfrom flows import fine_tune as module\n"
         "module.Artifact = lambda **_: os.kill(os.getpid(), signal.SIGKILL)\nfine_tune = module.fine_tune\n"
     )
-    bench.server.deploy("fine-tune/gpu", directory=bench.toy.folder, entrypoint=f"{tmp_path}/dies.py:fine_tune")
-    worker = bench.worker()
-    with bench.controller() as process:
-        code, said = ended(process, 90)
+    prefect_server.deploy("fine-tune/gpu", directory=hop.clone, entrypoint=f"{tmp_path}/dies.py:fine_tune")
+    worker = hop.worker()
+    try:
+        code, said, ended = hop.pipeline()
+        assert (code, ended["fine_tune"]) == (5, "Failed"), said
+        assert worker_runs(prefect_server)[0].state.name == "Crashed"
+        assert hop.ran_there() == ["fine_tune"]
+        lock = toy.lock()
+        deploy_worker(prefect_server, hop.clone)
+        code, said, ended = hop.pipeline()
+        assert (code, ended["fine_tune"]) == (0, "Restored"), said
+        # Trained once, taken over once.
+        assert hop.ran_there() == ["fine_tune"]
+        assert "fine_tune" not in toy.ran("start")
+        assert toy.lock() != lock
+        assert f"trained to {trained_to(EPOCHS)}" in toy.out("fine_tune")
+        assert toy.repro() == []
+    finally:
+        prefect_server.kill_machine(worker)
+        wait_until(lambda: not prefect_server.online("gpu"), 30)
+
+
+def test_a_far_machine_dies_mid_epoch_and_goes_on_where_it_was(
+    made: Toy, tmp_path: Path, prefect_server: LocalPrefect
+) -> None:
+    toy = made.copy(tmp_path / "toy")
+    toy.run("-m", "dvc", "remote", "add", "-d", "store", str(tmp_path / "store"))
+    toy.set(fine_tune={"value": 56, "epochs": EPOCHS, "sleep": EPOCHS / 2})
+    toy.commit("Add the remote")
+    hop = Hop(prefect_server, toy, tmp_path)
+    worker = hop.worker()
+    with controller(prefect_server, toy, "--gpu-pool", "gpu", "--gpu-remote", "store") as process:
+        wait_until(lambda: len(hop.ran_there("epoch")) >= 3, 90)
+        prefect_server.kill_machine(worker)
+        # No automation is needed: the controller itself hears that the run has fallen silent.
+        code, said = ended(process, 150)
     assert code == 5, said
-    assert bench.runs()[0].state.name == "Crashed"
-    assert bench.epochs() == list(range(1, EPOCHS + 1))
-    bench.server.kill_machine(worker)
-    deploy_worker(bench.server, bench.toy.folder)
-    bench.finishes_from_where_it_was()
-    assert bench.toy.ran("start").count("fine_tune") == 1
+    assert "no heartbeat from the run" in said
+    assert worker_runs(prefect_server)[0].state.name == "Crashed"
+    assert len(hop.ran_there("epoch")) < EPOCHS
+    worker = hop.worker()
+    try:
+        code, said, states = hop.pipeline()
+        assert (code, states["fine_tune"]) == (0, "Completed"), said
+        assert len(hop.ran_there("epoch")) <= EPOCHS + 1
+        assert f"trained to {trained_to(EPOCHS)}" in toy.out("fine_tune")
+        assert toy.repro() == []
+    finally:
+        prefect_server.kill_machine(worker)
+        wait_until(lambda: not prefect_server.online("gpu"), 30)
 
 
 def test_the_controller_is_killed_and_its_successor_joins(bench: Bench) -> None:

@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 from prefect.testing.utilities import prefect_test_harness
 
-from flows import artifacts, child
+from flows import child
 from flows.pipeline import pipeline
 from flows.run import exit_code
 from tests.flows.toy import STAGES, Toy
@@ -189,6 +189,7 @@ def test_a_run_of_another_commit(toy: Toy) -> None:
         ({"overrides": {"fine_tuned.value": 1}}, "legal are download, validate"),
         ({"overrides": {"value": 1}}, "legal are download, validate"),
         ({"overrides": {"fine_tune.value.deeper": 1}}, "value is a value, not a block"),
+        ({"overrides": {"fine_tune.value.deeper.still": 1}}, "value is a value, not a block"),
     ],
 )
 def test_a_request_that_cannot_be_met_is_refused(toy: Toy, parameters: dict[str, Any], said: str) -> None:
@@ -261,18 +262,104 @@ def test_artifacts_tell_plan_verdict_metrics_curves_progress(toy: Toy) -> None:
     assert "fine_tune.epochs" in found["plan"].data
     verdict = found["validation"].data
     assert "# Data rejected" in verdict
-    assert "file://" in verdict
+    assert f"`graft report validate` in {toy.folder}" in verdict
     assert "<script>" not in verdict
     assert "<b>" not in verdict
-    assert "a&#124;b.png" in verdict
+    assert "a\\|b.png" in verdict
     assert found["learning-curves"].data.startswith("data:image/svg+xml;base64,")
     assert float(found["fine-tune-progress"].data) == 100.0
 
 
-def test_names_from_data_cannot_become_markup() -> None:
-    assert artifacts._text("![x](http://e/) <img onerror=1> |\n# `c` _d_ *e*") == (
-        "!&#91;x&#93;(http://e/) &lt;img onerror=1&gt; &#124; # &#96;c&#96; &#95;d&#95; &#42;e&#42;"
+def test_data_added_with_dvc_add_is_no_trouble(toy: Toy) -> None:
+    (toy.folder / "extra.bin").write_text("more")
+    toy.run("-m", "dvc", "add", "-q", "extra.bin")
+    toy.set(split={"value": 2})
+    state, names, _ = run()
+    assert state.is_completed(), state.message
+    assert names["split"] == "Completed"
+
+
+def test_a_branch_that_somebody_built_on_is_never_moved(toy: Toy) -> None:
+    run(overrides={"export.value": 3})
+    branch = toy.git("branch", "--list", "graft/*").split()[-1]
+    toy.git("switch", "-q", branch)
+    (toy.folder / "note.txt").write_text("mine")
+    toy.commit("Mine")
+    mine = toy.git("rev-parse", "HEAD")
+    # Checked out or not, the same request ends well, beside it.
+    state, _, _ = run(overrides={"export.value": 3}, ref="main")
+    assert state.is_completed(), state.message
+    toy.git("switch", "-q", "main")
+    assert run(overrides={"export.value": 3})[0].is_completed()
+    assert toy.git("rev-parse", branch) == mine
+    assert {name.strip() for name in toy.git("branch", "--list", "graft/*").splitlines()} == {branch, f"{branch}-2"}
+
+
+def test_a_commit_is_run_with_its_own_images(made: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = made.copy(tmp_path / "toy")
+    monkeypatch.chdir(toy.folder)
+    images = toy.folder / "photos"
+    images.mkdir()
+    (images / "a.jpg").write_text("old")
+    toy.set(download={"source": "photos"})
+    toy.commit("Old images, in git")
+    (images / "a.jpg").write_text("new")
+    toy.commit("New images")
+    run(ref="HEAD~1")
+    (tree,) = (toy.folder / ".graft" / "trees").iterdir()
+    assert not (tree / "photos").is_symlink()
+    assert (tree / "photos" / "a.jpg").read_text() == "old"
+    # What git does not have is read where it is.
+    toy.git("rm", "-rq", "--cached", "photos")
+    (toy.folder / ".gitignore").write_text((toy.folder / ".gitignore").read_text() + "/photos/\n")
+    toy.commit("Images out of git")
+    run(overrides={"export.value": 1})
+    links = [tree / "photos" for tree in (toy.folder / ".graft" / "trees").iterdir() if (tree / "photos").is_symlink()]
+    assert [(link / "a.jpg").read_text() for link in links] == ["new"]
+
+
+def test_a_branch_is_run_as_the_remote_has_it(toy: Toy, tmp_path: Path) -> None:
+    toy.git("init", "-q", "--bare", "-b", "main", str(tmp_path / "origin.git"))
+    toy.git("remote", "add", "origin", str(tmp_path / "origin.git"))
+    toy.git("push", "-q", "origin", "main")
+    toy.git("clone", "-q", str(tmp_path / "origin.git"), str(tmp_path / "other"))
+    other = Toy.__new__(Toy)
+    other.folder, other.journal = tmp_path / "other", toy.journal
+    other.set(export={"value": 8})
+    other.commit("Newer")
+    other.git("push", "-q", "origin", "main:main", "main:feature")
+    newer = other.git("rev-parse", "HEAD").strip()
+    from flows import git
+
+    assert git.commit_of(toy.folder, "main") == newer
+    assert git.commit_of(toy.folder, "feature") == newer
+    toy.set(export={"value": 9})
+    toy.commit("Here only")
+    state, _, _ = run(ref="main")
+    assert (state.name, exit_code(state)) == ("Refused", 2)
+    assert "have diverged" in str(state.message)
+
+
+def test_a_repository_that_dvc_holds_refuses_when_asked_not_to_wait(toy: Toy) -> None:
+    holds = (
+        "import sys, time\nfrom dvc.repo import Repo, lock_repo\n"
+        "with Repo('.') as repo, lock_repo(repo):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
+    with subprocess.Popen(
+        [sys.executable, "-c", holds], cwd=toy.folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        state, _, _ = run(wait=0)
+        holder.kill()
+    assert (state.name, exit_code(state)) == ("Busy", 6)
+
+
+def test_a_stage_ended_by_the_kernel_is_no_defect(toy: Toy) -> None:
+    toy.set(split={"value": 1, "exit": -9})
+    state, names, messages = run()
+    assert (names["split"], exit_code(state)) == ("Failed", 137)
+    assert "ended by signal 9: out of memory?" in messages["split"]
 
 
 def test_a_cut_record_of_users_is_mended(toy: Toy) -> None:
@@ -302,6 +389,11 @@ def test_the_command_ends_with_the_stages_exit_code(toy: Toy) -> None:
         said, _ = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "feature_extract" in said
+    with command(toy, PREFECT_API_URL="http://127.0.0.1:9/api") as process:
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 5
+    assert "does not answer" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -602,14 +603,15 @@ HOSTILE = (
 def test_nothing_breaks_the_table_or_becomes_markup() -> None:
     text = as_markdown([Planned(HOSTILE, "run", (HOSTILE, "fine_tune.tail.epochs: 10 → 12"))])
     head, rule, row = text.removesuffix("\n").split("\n")
+    # What a backslash makes plain is neither a cell's end nor markup.
+    row = re.sub(r"\\[^A-Za-z0-9\s]", "", row)
     assert head.count("|") == rule.count("|") == row.count("|") == 4
     assert row.endswith("<br>fine_tune.tail.epochs: 10 → 12 |")
     cell = row.replace("<br>", "")
     assert not set("<>[]`*~\\!$@\u202e") & set(cell)
     assert "://" not in cell
     assert "www." not in cell
-    assert "&#124;" in cell
-    assert "&#38;lt;" in cell
+    assert "&amp;lt;" in cell
 
 
 def test_many_reasons_are_counted_and_not_all_shown() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import http.client
 import os
 import shutil
 import signal
@@ -47,11 +49,13 @@ class Up:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
+        self.reports_port = free_port()
         self.mark = f"up-{os.getpid()}-{self.port}"
         (folder / "flows").mkdir(parents=True)
         shutil.copy(ROOT / "prefect.yaml", folder)
-        for name in ("__init__", "up", "service", "register", "heartbeat"):
+        for name in ("__init__", "up", "service", "leash", "register", "heartbeat", "reports"):
             shutil.copy(ROOT / "flows" / f"{name}.py", folder / "flows")
+        (folder / "params.yaml").write_text("a: secret")
         (folder / "flows" / "pipeline.py").write_text(PIPELINE)
         (folder / "flows" / "fine_tune.py").write_text(FINE_TUNE)
         self.output = folder / "output.txt"
@@ -59,9 +63,10 @@ class Up:
     def start(self, *options: str) -> None:
         """Start it, as a shell would: leader of a process group."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "GRAFT_"))}
+        ports = ["--port", str(self.port), "--reports-port", str(self.reports_port)]
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "flows.up", "--port", str(self.port), *options],
+                [sys.executable, "-m", "flows.up", *ports, *options],
                 cwd=self.folder,
                 env={**environment, MARK: self.mark},
                 stdin=subprocess.DEVNULL,
@@ -78,6 +83,18 @@ class Up:
     def client(self) -> SyncPrefectClient:
         """A client of its server."""
         return SyncPrefectClient(f"http://127.0.0.1:{self.port}/api")
+
+    def ask(
+        self, port: int, method: str, path: str, body: str | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], str]:
+        """Status, headers (their names in small letters) and body of an answer; `path` is sent as it is."""
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read().decode()
+        finally:
+            connection.close()
 
     def part(self, words: str) -> psutil.Process:
         """The one process of it with these words in its command."""
@@ -116,7 +133,10 @@ def test_up_brings_all_up_and_takes_all_down(checkout: Up) -> None:
     checkout.wait_ready()
     said = checkout.output.read_text()
     assert f"http://127.0.0.1:{checkout.port}" in said
+    assert f"http://127.0.0.1:{checkout.reports_port}" in said
     assert "deployment run pipeline/on-demand" in said
+    other_pages_have_no_say(checkout)
+    reports_and_nothing_else_are_served(checkout)
 
     with checkout.client() as client:
         pools = {pool.name: (pool.type, pool.concurrency_limit) for pool in client.read_work_pools()}
@@ -139,7 +159,13 @@ def test_up_brings_all_up_and_takes_all_down(checkout: Up) -> None:
     assert time.monotonic() - begin < 15
     assert not marked(checkout.mark)
     assert checkout.output.read_text().endswith("stopping\nstopped\n")
-    written = {path.name for path in checkout.folder.iterdir()} - {"flows", "prefect.yaml", "output.txt"}
+    written = {path.name for path in checkout.folder.iterdir()} - {
+        "flows",
+        "prefect.yaml",
+        "params.yaml",
+        "output.txt",
+        "reports",
+    }
     assert written == {".graft"}
 
     # Again on the same database: nothing doubled, the stopped run has an end. Then one part dies.
@@ -152,7 +178,7 @@ def test_up_brings_all_up_and_takes_all_down(checkout: Up) -> None:
         assert len(client.read_deployments()) == 4
         assert automations(client) == sorted(one.name for one in heartbeat.automations())
     second = subprocess.run(
-        [sys.executable, "-m", "flows.up", "--port", str(free_port())],
+        [sys.executable, "-m", "flows.up", "--port", str(free_port()), "--reports-port", str(free_port())],
         cwd=checkout.folder,
         capture_output=True,
         text=True,
@@ -163,6 +189,50 @@ def test_up_brings_all_up_and_takes_all_down(checkout: Up) -> None:
     assert checkout.process.wait(20) == 5
     assert "gpu ended by itself (exit code -9). Its last lines" in checkout.output.read_text()
     assert not marked(checkout.mark)
+
+
+def other_pages_have_no_say(checkout: Up) -> None:
+    """What a page of another origin can have a browser ask for is neither done nor shown to it; the UI's own is."""
+    allowed = "access-control-allow-origin"
+
+    def preflight(origin: str) -> dict[str, str]:
+        wanted = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "content-type"}
+        return checkout.ask(checkout.port, "OPTIONS", "/api/work_pools/filter", Origin=origin, **wanted)[1]
+
+    for evil in ("http://evil.example", "null", f"http://127.0.0.1:{checkout.reports_port}"):
+        assert allowed not in preflight(evil), evil
+        assert allowed not in checkout.ask(checkout.port, "GET", "/api/csrf-token?client=me", Origin=evil)[1], evil
+    for name in ("127.0.0.1", "localhost"):
+        origin = f"http://{name}:{checkout.port}"
+        assert preflight(origin)[allowed] == origin
+    # Sent without a preflight, as any form may.
+    form = {"Origin": "http://evil.example", "Content_Type": "text/plain"}
+    status, headers, said = checkout.ask(checkout.port, "POST", "/api/work_pools/filter", "{}", **form)
+    assert (status, allowed in headers) == (403, False), said
+
+
+def reports_and_nothing_else_are_served(checkout: Up) -> None:
+    """A report, once there is one, as it is now; nothing beside the folder."""
+    port = checkout.reports_port
+    assert checkout.part("--name cpu-1").environ()["GRAFT_REPORTS_URL"] == f"http://127.0.0.1:{port}"
+    assert checkout.ask(port, "GET", "/")[0] == 404
+    page = checkout.folder / "reports" / "validate" / "index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("the report")
+    status, headers, body = checkout.ask(port, "GET", "/validate/index.html")
+    assert (status, headers["cache-control"], body) == (200, "no-cache", "the report")
+    up_and_out = [
+        "/../params.yaml",
+        "/%2e%2e/params.yaml",
+        "/..%2fparams.yaml",
+        "/validate/../../params.yaml",
+        "//../params.yaml",
+    ]
+    for path in [*up_and_out, "/params.yaml", str(checkout.folder / "params.yaml")]:
+        assert checkout.ask(port, "GET", path)[0] == 404, path
+    for method in ("POST", "PUT", "DELETE"):
+        assert checkout.ask(port, method, "/validate/index.html", "gone")[0] == 501
+    assert {one.laddr.ip for one in checkout.part("flows.reports").net_connections()} == {"127.0.0.1"}
 
 
 @pytest.mark.slow
@@ -189,11 +259,13 @@ def test_a_server_that_dies_at_once_is_told_and_strays_are_ended(checkout: Up) -
     assert not marked(checkout.mark)
 
 
-def test_a_taken_port_is_refused_before_anything_starts(checkout: Up) -> None:
-    with socket.create_server(("127.0.0.1", checkout.port)):
+@pytest.mark.parametrize("which", ["port", "reports_port"])
+def test_a_taken_port_is_refused_before_anything_starts(which: str, checkout: Up) -> None:
+    port = getattr(checkout, which)
+    with socket.create_server(("127.0.0.1", port)):
         checkout.start()
         assert checkout.process.wait(20) == 5
-    assert f"cannot listen on 127.0.0.1:{checkout.port}" in checkout.output.read_text()
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in checkout.output.read_text()
     assert len(checkout.output.read_text().splitlines()) == 1
     assert not (checkout.folder / ".graft").exists()
 
@@ -218,3 +290,43 @@ def test_other_machines_need_a_password(
 def test_loopback_needs_none(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING", raising=False)
     assert up.unprotected(host) is None
+
+
+def test_the_reports_port_is_the_next_one_and_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        taken = listening.getsockname()[1]
+        assert up.main(["--port", str(taken - 1), "--home", str(tmp_path / "home")]) == 5
+    assert f"cannot listen on 127.0.0.1:{taken}" in capsys.readouterr().err
+    port = str(free_port())
+    assert up.main(["--port", port, "--reports-port", port, "--home", str(tmp_path / "home")]) == 2
+    assert up.main(["--port", "65536", "--home", str(tmp_path / "home")]) == 5
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "::1", "localhost"])
+def test_the_ui_alone_may_read_the_answers_on_any_host(host: str, tmp_path: Path) -> None:
+    made = up.environment(host, 4200, tmp_path, None)
+    assert made["PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED"] == "true"
+    origins = made["PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS"].split(",")
+    assert {"http://127.0.0.1:4200", "http://localhost:4200"} <= set(origins)
+    assert made["PREFECT_API_URL"].removesuffix("/api") in origins
+    assert not [one for one in origins if "*" in one or "0.0.0.0" in one or "[::]" in one]
+    assert "GRAFT_REPORTS_URL" not in made
+
+
+def test_reports_are_not_served_where_others_could_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[argparse.Namespace] = []
+
+    def run(options: argparse.Namespace, home: Path) -> int:
+        seen.append(options)
+        return 0
+
+    monkeypatch.setattr(up, "run", run)
+    monkeypatch.setattr(up, "adopt_orphans", lambda: None)
+    monkeypatch.setattr(
+        os, "environ", {**os.environ, **{f"PREFECT_{one}API_AUTH_STRING": "a:b" for one in ("", "SERVER_")}}
+    )
+    arguments = ["--host", "0.0.0.0", "--port", str(free_port()), "--reports-port", "4201"]
+    assert up.main([*arguments, "--home", str(tmp_path / "home")]) == 0
+    assert seen[0].reports_port is None
+    assert "GRAFT_REPORTS_URL" not in os.environ

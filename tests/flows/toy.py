@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -25,7 +26,7 @@ NEEDS = {
 # Adds its inputs' words and its own parameters. `sleep` is seconds of work; `exit` an exit code to fail with;
 # `epochs` work that is resumed where a kill cut it. Each run is noted with its start and end, outside DVC's sight.
 STAGE = """
-import fcntl, json, os, sys, time
+import fcntl, hashlib, json, os, sys, time
 from pathlib import Path
 from ruamel.yaml import YAML
 
@@ -43,26 +44,38 @@ def note(word, **more):
 note("start")
 words = [Path(f"data/{need}/out.txt").read_text() for need in needs]
 epochs, kept = settings.get("epochs", 0), Path(".graft/toy-epochs")
-done = int(kept.read_text()) if epochs and kept.exists() else 0
-for epoch in range(done, epochs):
+done, model = kept.read_text().split() if epochs and kept.exists() else (0, "untrained")
+for epoch in range(int(done), epochs):
     time.sleep(settings.get("sleep", 0) / epochs)
     kept.parent.mkdir(exist_ok=True)
-    kept.with_suffix(".tmp").write_text(str(epoch + 1))
+    model = hashlib.sha256(f"{model} {epoch}".encode()).hexdigest()
+    kept.with_suffix(".tmp").write_text(f"{epoch + 1} {model}")
     kept.with_suffix(".tmp").rename(kept)
     note("epoch", epoch=epoch + 1)
     print(f"{name}: {100 * (epoch + 1) // epochs} % epoch {epoch + 1} of {epochs}", flush=True)
 kept.unlink(missing_ok=True)
 if not epochs:
     time.sleep(settings.get("sleep", 0))
+if settings.get("exit", 0) < 0:
+    os.kill(os.getpid(), -settings["exit"])
 if settings.get("exit"):
     print(f"{name} failed (exit {settings['exit']}): the toy was told to fail", file=sys.stderr)
     sys.exit(settings["exit"])
 out = Path(f"data/{name}")
 out.mkdir(parents=True, exist_ok=True)
-(out / "out.txt").write_text("".join(words) + f"{name} {settings.get('value', 0)}\\n")
+trained = f" trained to {model}" if epochs else ""
+(out / "out.txt").write_text("".join(words) + f"{name} {settings.get('value', 0)}{trained}\\n")
 note("end")
 print(f"{name}: done")
 """
+
+
+def trained_to(epochs: int) -> str:
+    """What an uninterrupted training of so many epochs makes: each depends on the one before."""
+    model = "untrained"
+    for epoch in range(epochs):
+        model = hashlib.sha256(f"{model} {epoch}".encode()).hexdigest()
+    return model
 
 
 class Toy:
