@@ -252,6 +252,8 @@ def test_a_worker_with_its_own_clone_trains_and_the_controller_never_does(
         assert toy.ran() == ["feature_extract", "evaluate", "export"]
         assert hop.ran_there() == ["fine_tune", "fine_tune"]
         assert "feature_extract 6\nfine_tune 5" in toy.out("fine_tune")
+        if where == "s3":
+            return  # what follows does not depend on the kind of remote
         # Code that is not committed cannot be checked out over there.
         (toy.folder / "stage.py").write_text((toy.folder / "stage.py").read_text() + "\n# edited\n")
         code, said, ended = hop.pipeline()

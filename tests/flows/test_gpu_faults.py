@@ -138,7 +138,7 @@ def test_the_runs_process_is_killed_mid_epoch(bench: Bench) -> None:
 def test_the_machine_dies_mid_epoch(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "SILENCE", timedelta(seconds=40))
     with bench.server.client() as client:
-        heartbeat.ensure(client)
+        names = heartbeat.ensure(client)
     worker = bench.worker()
     with bench.controller() as process:
         wait_until(lambda: len(bench.epochs()) >= 3, 60)
@@ -154,6 +154,9 @@ def test_the_machine_dies_mid_epoch(bench: Bench, monkeypatch: pytest.MonkeyPatc
     assert len(bench.epochs()) == trained < EPOCHS
     # Its slot is free: the pool takes one run at a time.
     bench.finishes_from_where_it_was(repeated=1)
+    with bench.server.client() as client:
+        for one in [one for name in names for one in client.read_automations_by_name(name)]:
+            client.delete_automation(one.id)
 
 
 def test_killed_after_the_upload_before_saying_so(made: Toy, tmp_path: Path, prefect_server: LocalPrefect) -> None:

@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 from prefect.testing.utilities import prefect_test_harness
 
-from flows import child
+from flows import artifacts, child
 from flows.pipeline import pipeline
 from flows.run import exit_code
 from tests.flows.toy import STAGES, Toy
@@ -268,6 +268,13 @@ def test_artifacts_tell_plan_verdict_metrics_curves_progress(toy: Toy) -> None:
     assert "a\\|b.png" in verdict
     assert found["learning-curves"].data.startswith("data:image/svg+xml;base64,")
     assert float(found["fine-tune-progress"].data) == 100.0
+
+
+def test_the_report_is_a_link_where_it_is_served(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFT_REPORTS_URL", "http://127.0.0.1:4201/")
+    assert artifacts._report_link(toy.folder) == "[Open the report](http://127.0.0.1:4201/validate/index.html)"
+    # What is served is the checkout's; a tree beside it has its own.
+    assert "graft report validate" in artifacts._report_link(toy.folder / ".graft" / "trees" / "x")
 
 
 def test_data_added_with_dvc_add_is_no_trouble(toy: Toy) -> None:
