@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,9 @@ def run(command: Sequence[str], cwd: Path, on_line: Callable[[str], None]) -> in
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     # Prefect's settings, its password among them, are none of a stage's business.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    # DVC runs a stage through the shell. Bash becomes the stage's process; one that stayed between the two would
+    # outlive a killed DVC, and with it whatever stage does not watch out by itself.
+    inherited.setdefault("SHELL", shutil.which("bash") or "/bin/sh")
     environment = {**inherited, "PATH": path, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1", "DVC_NO_ANALYTICS": "1"}
     process = subprocess.Popen(
         leashed(command, signal.SIGKILL),

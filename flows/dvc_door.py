@@ -196,9 +196,12 @@ class Door:
             if not busy or time.monotonic() > deadline:
                 exited = EXITED.findall(said)
                 own = 6 if busy else int(exited[-1]) if exited else 5
-                if own < 0:
-                    lines.append(f"{stage} was ended by signal {-own}" + (": out of memory?" if own == -9 else ""))
-                    own = 128 - own
+                # A shell between DVC and the stage turns a signal into 128 and its number.
+                own = 128 - own if own < 0 else own
+                if own in (137, 139):
+                    lines.append(
+                        f"{stage} was ended by signal {own - 128}" + (": out of memory?" if own == 137 else "")
+                    )
                 told = [line for line in lines if not ADVICE.match(line) and not PROGRESS.match(line)]
                 # The stage's own word on why comes first: a run's page shows only the beginning.
                 why = [line for line in told if line.startswith(f"{stage} failed (exit ")]

@@ -158,7 +158,10 @@ def test_up_brings_all_up_and_takes_all_down(checkout: Up) -> None:
     assert checkout.process.wait(20) == 0
     assert time.monotonic() - begin < 15
     assert not marked(checkout.mark)
-    assert checkout.output.read_text().endswith("stopping\nstopped\n")
+    # A server under load may have said something of its own in between.
+    said = checkout.output.read_text().splitlines()
+    assert "stopping" in said
+    assert said[-1] == "stopped"
     written = {path.name for path in checkout.folder.iterdir()} - {
         "flows",
         "prefect.yaml",
