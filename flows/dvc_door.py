@@ -41,6 +41,8 @@ ADVICE = re.compile(
     r"|Use `dvc push`|Updating lock file|Generating lock file|> |ERROR: failed to reproduce)"
 )
 LAST_LINES = 12
+# Seconds that a process which was just killed may still be listed as alive, and so as a user of its files.
+BEING_KILLED = 5.0
 OUTPUT = "output "
 
 T = TypeVar("T")
@@ -177,7 +179,7 @@ class Door:
             stage,
             *(["--force"] if force else []),
         ]
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + max(self._patience, BEING_KILLED)
         while True:
             lines: deque[str] = deque(maxlen=400)
 
