@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 PROGRESS = re.compile(r"^(\w+): (\d{1,3}) % (.+)$")
 RESTORED = re.compile(r"^Stage '.+' is cached - skipping run")
 UNCHANGED = re.compile(r"^Stage '.+' didn't change, skipping")
+STARTED = re.compile(r"^Running stage '.+':$")
 EXITED = re.compile(r"exited with (-?\d+)")
 BLOCKED = re.compile(r"' is busy, it is being blocked by")
 # What DVC adds for people at a terminal; in a run's log it would only hide the stage's lines.
@@ -103,14 +104,12 @@ class Door:
         import networkx
 
         graph = self._ask(lambda: self._repo.index.graph)
+        known = self._stages()
         wanted: set[str] = set()
         for name in stages:
-            stage = self._stage(name)
             # DVC's edges point from a stage to what it needs.
-            wanted |= {
-                name,
-                *(needed.name for needed in networkx.descendants(graph, stage) if needed in self._stages()),
-            }
+            needed = networkx.descendants(graph, self._stage(name))
+            wanted |= {name, *(stage.name for stage in known if stage in needed)}
         return wanted
 
     def stale(self, stage: str) -> list[str]:
@@ -204,7 +203,7 @@ class Door:
                     lines.append(
                         f"{stage} was ended by signal {own - 128}" + (": out of memory?" if own == 137 else "")
                     )
-                told = [line for line in lines if not ADVICE.match(line) and not PROGRESS.match(line)]
+                told = [line for line in lines if not any(kind.match(line) for kind in (ADVICE, PROGRESS, STARTED))]
                 # The stage's own word on why comes first: a run's page shows only the beginning.
                 why = [line for line in told if line.startswith(f"{stage} failed (exit ")]
                 shown = [*why[-1:], *(line for line in told[-LAST_LINES:] if line not in why[-1:])]
@@ -288,6 +287,8 @@ class Door:
             try:
                 self.pull([stage], remote)
                 left = self.stale(stage)
+            except CheckoutBusy:
+                raise
             except Refused as refusal:
                 raise NotIntact(f"{stage}'s outputs did not arrive whole: {refusal}") from None
             if left:

@@ -16,10 +16,11 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import BaseModel
 
-from flows import artifacts, checkout, git, heartbeat
+from flows import checkout, git, heartbeat
 from flows.dvc_door import Door, Outcome, StageFailed
 from flows.faults import Refused, WrongRequest
 from flows.gpu import RESULT
+from flows.stage_here import run_here
 
 # How long a former run of this clone, still being killed, may hold it; and DVC its files.
 PATIENCE = 60.0
@@ -81,7 +82,8 @@ def _run(stage: str, force: bool, shared_checkout: SharedCheckout | None, hop: H
         if shared_checkout and not _is_there(root, shared_checkout.identity):
             raise WrongRequest(f"{socket.gethostname()} does not see the checkout {root}; set gpu_remote for its data")
         # The sender holds it, and waits.
-        outcome = _reproduce(stage, force, root)
+        with Door(root, PATIENCE) as door:
+            outcome = run_here(door, stage, force)
     with Door(root) as door:
         entry = door.lock_entry(stage)
     made = {"stage": stage, "outcome": outcome, "entry": entry, "host": socket.gethostname(), "device": _device(root)}
@@ -120,8 +122,7 @@ def _in_own_clone(stage: str, force: bool, hop: Hop) -> Outcome:
             inputs, _ = door.dependencies(stage)
             log.info("%s: pulling %s from %s", stage, ", ".join(inputs), hop.remote)
             door.pull(inputs, hop.remote)
-        outcome = _reproduce(stage, force, root)
-        with Door(root, PATIENCE) as door:
+            outcome = run_here(door, stage, force)
             log.info("%s: pushed %d objects to %s", stage, door.push([stage], hop.remote), hop.remote)
         return outcome
 
@@ -132,19 +133,6 @@ def _fingerprint(path: Path) -> str:
 
 def _read(path: Path) -> str | None:
     return path.read_text() if path.exists() else None
-
-
-def _reproduce(stage: str, force: bool, root: Path) -> Outcome:
-    log, progress = get_run_logger(), artifacts.Progress(stage)
-
-    def line(text: str) -> None:
-        log.info("%s", text)
-        progress.line(text)
-
-    with Door(root, PATIENCE) as door:
-        outcome = door.reproduce(stage, force, line)
-    progress.done()
-    return outcome
 
 
 def _device(root: Path) -> Any:

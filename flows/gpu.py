@@ -97,7 +97,12 @@ def _run_on_worker(client: SyncPrefectClient, run: Run, pool: GpuPool, stage: st
     former = None if run.force else _former(client, key)
     if former and former.state and (not former.state.is_final() or (former.state.is_completed() and pool.remote)):
         log.info("%s: joining worker run %s, which has the same inputs", stage, former.name)
-        state = _wait(client, pool, stage, former)
+        try:
+            state = _wait(client, pool, stage, former)
+        except NoWorker:
+            # It would stand in line for ever; any other waiter is told the same.
+            _give_up(client, former)
+            raise
         if state.is_completed():
             try:
                 outcome, where = _take_over(client, run, stage, pool, former)
@@ -122,12 +127,17 @@ def _run_on_worker(client: SyncPrefectClient, run: Run, pool: GpuPool, stage: st
         state = _wait(client, pool, stage, started)
     except BaseException:
         # Whatever ends the waiting must not leave the worker training for nobody.
-        with contextlib.suppress(httpx.HTTPError, ObjectNotFound):
-            _set_state(client, started, Cancelling(message="the pipeline run that waited for it has ended"))
+        _give_up(client, started)
         raise
     if not state.is_completed():
         raise _failure(stage, pool, started, state)
     return _take_over(client, run, stage, pool, started)
+
+
+def _give_up(client: SyncPrefectClient, started: FlowRun) -> None:
+    """Cancel a worker run that nobody waits for any more; a server that does not answer is for others to report."""
+    with contextlib.suppress(httpx.HTTPError, ObjectNotFound):
+        _set_state(client, started, Cancelling(message="the pipeline run that waited for it has ended"))
 
 
 def _failure(stage: str, pool: GpuPool, ended: FlowRun, state: State[Any]) -> StageFailed:

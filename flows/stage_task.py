@@ -15,6 +15,7 @@ from flows import artifacts, gpu
 from flows.dvc_door import StageFailed
 from flows.faults import Refused
 from flows.run import Run
+from flows.stage_here import run_here
 
 
 def stage_task(stage: str) -> Callable[[Run], None]:
@@ -47,12 +48,7 @@ def _run(run: Run, stage: str) -> State[Any]:
     if failed:
         # DVC would run it all the same, on whatever the failed stage left behind.
         return Cancelled(name="NotRun", message=f"{failed} did not succeed")
-    log, progress = get_run_logger(), artifacts.Progress(stage)
-
-    def line(text: str) -> None:
-        log.info("%s", text)
-        progress.line(text)
-
+    log = get_run_logger()
     try:
         reasons = run.door.stale(stage)
         if not reasons and not run.force:
@@ -61,8 +57,7 @@ def _run(run: Run, stage: str) -> State[Any]:
         if gpu.belongs_on_a_worker(run, stage):
             how, message = gpu.run_on_worker(run, stage)
         else:
-            how, message = run.door.reproduce(stage, run.force, line), "; ".join(reasons[:10]) or "forced"
-        progress.done()
+            how, message = run_here(run.door, stage, run.force), "; ".join(reasons[:10]) or "forced"
         return Completed(name=how, message=message)
     except StageFailed as failure:
         name = "Busy" if failure.exit_code == 6 else "Failed"

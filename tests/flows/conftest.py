@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.flows.local_prefect import LocalPrefect
+from tests.flows.toy import STAGES, Toy
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +17,13 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPr
         server.create_pool("cpu")
         server.create_pool("gpu", limit=1)
         yield server
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    """A checkout that `dvc repro` took through all stages; tests copy it."""
+    toy = Toy(tmp_path_factory.mktemp("made") / "toy")
+    assert toy.repro() == list(STAGES)
+    toy.commit("Lock")
+    toy.forget()
+    return toy

@@ -56,15 +56,6 @@ def deploy_worker(server: LocalPrefect, folder: Path) -> None:
     server.deploy("fine-tune/gpu", directory=folder, entrypoint=f"{ROOT}/flows/fine_tune.py:fine_tune")
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    toy = Toy(tmp_path_factory.mktemp("made") / "toy")
-    toy.repro()
-    toy.commit("Lock")
-    toy.forget()
-    return toy
-
-
 # One shared checkout
 
 
@@ -298,6 +289,35 @@ def test_a_remote_that_cannot_be_reached_is_named(made: Toy, tmp_path: Path, pre
     finally:
         prefect_server.kill_machine(worker)
         wait_until(lambda: not prefect_server.online("gpu"), 30)
+
+
+@pytest.mark.usefixtures("gpu_worker")
+def test_a_worker_in_the_senders_own_checkout_refuses_at_once(
+    shared: Toy, tmp_path: Path, prefect_server: LocalPrefect
+) -> None:
+    shared.run("-m", "dvc", "remote", "add", "-d", "store", str(tmp_path / "store"))
+    shared.set(fine_tune={"value": 2})
+    shared.commit("Add the remote")
+    code, said, ended = pipeline(prefect_server, shared, "--gpu-pool", "gpu", "--gpu-remote", "store")
+    assert (code, ended["fine_tune"]) == (2, "Failed"), said
+    assert "this worker works in the sender's own checkout" in said
+    assert shared.ran("start") == []
+
+
+def test_a_clone_under_the_same_path_is_not_the_shared_checkout(shared: Toy, prefect_server: LocalPrefect) -> None:
+    """As on another machine: a dvc.yaml is there, but it is not the sender's checkout."""
+    worker = prefect_server.worker("gpu", "gpu-1", cwd=shared.folder)
+    with prefect_server.client() as client:
+        deployment = client.read_deployment_by_name("fine-tune/gpu")
+        asked = {"shared_checkout": {"folder": str(shared.folder), "identity": f"other {shared.folder}"}}
+        run = client.create_flow_run_from_deployment(deployment.id, parameters=asked).id
+    try:
+        ended = prefect_server.wait_for_state(run, {"Refused"}, 60)
+    finally:
+        prefect_server.kill_machine(worker)
+        wait_until(lambda: not prefect_server.online("gpu"), 30)
+    assert "does not see the checkout" in str(ended.state.message)
+    assert shared.ran("start") == []
 
 
 def test_a_result_made_from_other_inputs_is_not_taken_over(made: Toy, tmp_path: Path) -> None:

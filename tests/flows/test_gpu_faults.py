@@ -24,15 +24,6 @@ pytestmark = pytest.mark.slow
 EPOCHS = 8
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    toy = Toy(tmp_path_factory.mktemp("made") / "toy")
-    toy.repro()
-    toy.commit("Lock")
-    toy.forget()
-    return toy
-
-
 class Bench:
     """A shared checkout with a stale fine_tune of EPOCHS half-second epochs, and workers to torment."""
 

@@ -36,16 +36,6 @@ def harness() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    """A checkout that `dvc repro` took through all stages; tests copy it."""
-    toy = Toy(tmp_path_factory.mktemp("made") / "toy")
-    assert toy.repro() == list(STAGES)
-    toy.commit("Lock")
-    toy.forget()
-    return toy
-
-
 @pytest.fixture
 def toy(made: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
     copy = made.copy(tmp_path / "toy")
