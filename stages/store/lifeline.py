@@ -38,6 +38,17 @@ def tie() -> None:
         _die()  # the parent went before the kernel or the thread looked
 
 
+def end_with_parent(parent: int) -> None:
+    """From now on, end this process with SIGKILL when `parent`, the process that started it, is gone.
+
+    Linux means the thread that started it: call this only where that is the parent's main thread.
+    """
+    if not _signal_on_parent_death():
+        _watch(os.getppid, parent)
+    if os.getppid() != parent:
+        _die()  # the parent went before the kernel or the thread looked
+
+
 def _signal_on_parent_death() -> bool:
     """Ask Linux for SIGKILL when the thread that started this process ends; False where it cannot be asked."""
     if sys.platform != "linux":

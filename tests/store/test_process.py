@@ -121,7 +121,11 @@ def test_a_stage_whose_dvc_is_gone_before_it_looks_ends_at_once(folder: Path, mo
     monkeypatch.setenv("DVC_STAGE", "work")
     (folder / "late.py").write_text("import time\ntime.sleep(0.5)\n" + STAGE)
     # The parent returns at once; whoever adopts its child has another session.
-    code = "import subprocess, sys; print(subprocess.Popen([sys.executable, 'late.py']).pid)"
+    code = (
+        "import subprocess, sys; "
+        # Held by the child too, the pipe would be open, and this test wait, until the child has ended.
+        "print(subprocess.Popen([sys.executable, 'late.py'], stdout=subprocess.DEVNULL).pid)"
+    )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
     pid = int(done.stdout)
     assert alive(pid)
