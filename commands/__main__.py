@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from commands import check, plan, predict, report
+from commands import accept, changes, check, drift, plan, predict, report
 from stages.core.errors import EnvironmentFault, GraftError
 
 app = typer.Typer(
@@ -17,7 +17,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(accept.accept)
+app.command()(changes.changes)
 app.command()(check.check)
+app.command()(drift.drift)
 app.command()(plan.plan)
 app.command()(predict.predict)
 app.command()(report.report)

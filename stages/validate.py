@@ -1,8 +1,8 @@
 """validate: may these images be trained on? Quarantines the bad ones, groups duplicates, asks the rules.
 
-Reads   data/download/images, data/download/dataset.json
-Writes  data/validate/facts.parquet, quarantine.parquet, classes.json
-        reports/validate/index.html, results.json, expectations.json, data_docs/
+Reads   data/download/images, data/download/dataset.json, data/review/
+Writes  data/validate/facts.parquet, quarantine.parquet, classes.json, profile.json
+        reports/validate/index.html, results.json, results.md, failing.csv, expectations.json, data_docs/
 Run     python -m stages.validate
 
 Both folders are written even when a critical rule is broken; the stage then fails with exit code 3.
@@ -12,32 +12,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from stages.core import (
+    changes,
+    drift,
     duplicates,
     evidence,
     expectations,
-    facts,
-    images,
+    neighbours,
+    profile,
     quarantine,
+    review,
+    validation_markdown,
     validation_report,
     verdict,
 )
 from stages.core.errors import DataRejected
-from stages.core.parameters import Problem, StageParams
-from stages.core.schemas import FACTS, IMAGES, QUARANTINE
-from stages.store import data_docs, documents, outputs, params, process, tables
+from stages.core.evidence import Known
+from stages.core.parameters import Problem, StageParams, unknown_key
+from stages.core.schemas import FACTS, QUARANTINE
+from stages.store import data_docs, documents, measurements, outputs, params, process, reviewed, tables
 
 SHARDS = Path("data/download/images")
 DATASET = Path("data/download/dataset.json")
+REVIEW = Path("data/review")
 OUT = Path("data/validate")
 REPORT = Path("reports/validate")
-
-POOL_FROM_BYTES = 64 * 2**20  # below this, starting processes takes longer than decoding
-THUMBNAIL_SIDE = 160  # pixels
 
 Format = Literal["JPEG", "PNG", "GIF", "BMP", "WEBP"]  # what the exported model can read, too
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -57,58 +60,87 @@ class ValidateParams(StageParams):
     min_images_per_class: int = Field(10, ge=1, description="accepted images")
     max_bad_fraction: Fraction = Field(0.05, description="files in quarantine")
     max_imbalance: float = Field(10.0, ge=1.0, description="largest class / smallest class")
-    near_duplicate_distance: int = Field(7, ge=0, le=duplicates.MAX_DISTANCE, description="bits of 64")
+    near_duplicate_distance: int = Field(12, ge=0, le=duplicates.MAX_DISTANCE, description="bits of 64")
     near_duplicate_min_side: int = Field(32, ge=1, description="pixels; below, only equal bytes make a group")
     max_exact_duplicate_fraction: Fraction = Field(0.01, description="files that are a copy of another")
     max_near_duplicate_fraction: Fraction = Field(0.05, description="images that look like another")
     max_leaking_fraction: Fraction = Field(0.0, description="images with a duplicate in another given split")
     max_mismatched_extension_fraction: Fraction = Field(0.0, description="names unlike the contents")
     max_multi_frame_fraction: Fraction = Field(0.0, description="images with more than one frame")
-    dark_below: Fraction = Field(0.05, description="mean brightness")
+    max_turned_fraction: Fraction = Field(0.05, description="images that EXIF data turn")
+    max_unusual_mode_fraction: Fraction = Field(0.0, description="images in CMYK and other unusual modes")
+    max_deep_fraction: Fraction = Field(0.0, description="images with more than 8 bits per channel")
+    max_odd_colour_fraction: Fraction = Field(0.01, description="grey images where most are coloured, or v.v.")
+    outlier_above: float = Field(3.0, gt=1.0, description="distance to the fifth neighbour / its median")
+    max_outlier_fraction: Fraction = Field(0.01, description="images that resemble no other")
+    dark_below: Fraction = Field(0.1, description="mean brightness")
     max_dark_fraction: Fraction = Field(0.01, description="dark images")
-    bright_above: Fraction = Field(0.95, description="mean brightness")
+    bright_above: Fraction = Field(0.93, description="mean brightness")
     max_bright_fraction: Fraction = Field(0.01, description="nearly white images")
-    blurred_below: float = Field(0.001, ge=0, description="variance of the Laplacian at 64 x 64 pixels")
+    blurred_below: float = Field(0.02, ge=0, description="sharpness, see schemas.FACTS")
     max_blurred_fraction: Fraction = Field(0.01, description="blurred images")
     uniform_below: float = Field(0.02, ge=0, le=0.5, description="standard deviation of brightness")
     max_uniform_fraction: Fraction = Field(0.01, description="images of nearly one colour")
+    drift_false_alarm_rate: float = Field(
+        0.01, ge=0.0005, le=0.5, description="chance that a run reports drift where the source has not changed"
+    )
+    min_drift: Fraction = Field(0.1, description="effect below which a difference does not matter")
+    severity: dict[str, Literal["critical", "warning", "info", "off"]] = Field(
+        {}, description="rule id to severity, where it is not to be the rule's own"
+    )
+    decode_seconds: float = Field(20.0, ge=0.1, le=3600, description="processor seconds that one image may take")
+    decode_megabytes: int = Field(1024, ge=64, le=65536, description="memory that decoding one image may take")
     workers: int = Field(2, ge=1, le=64, description="processes that decode; changes no result")
 
     def across(self, blocks: Mapping[str, StageParams]) -> Iterator[Problem]:
-        """A class named twice would be two outputs of which one can never win."""
+        """A class named twice would be two outputs of which one can never win; a rule must exist."""
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
             yield Problem("validate.classes", f"received {self.classes}; each class once")
+
+        legal = expectations.changeable(self)
+        for rule in sorted(self.severity.keys() - set(legal)):
+            yield unknown_key(f"validate.severity.{rule}", legal)
 
 
 def main() -> str:
     settings = params.read(ValidateParams)
     dataset = documents.read(DATASET)
-    classes = sorted(settings.classes or dataset["classes"])
+    decisions = reviewed.decisions(REVIEW)
+    accepted = reviewed.accepted(REVIEW)
+    known = know(settings, dataset, decisions)
+    current = profile.profile(known.facts, known.groups, known.reasons)
+    drifts = _drifts(settings, accepted, current)
 
-    workers = settings.workers if dataset["bytes"] >= POOL_FROM_BYTES else 1
-    rows = process.progress(tables.iterate(SHARDS, IMAGES), "measuring images", dataset["images"])
-    measured = list(facts.measure_all(rows, workers))
-    groups = duplicates.group(
-        measured, max_distance=settings.near_duplicate_distance, min_side=settings.near_duplicate_min_side
-    )
-    judged = quarantine.judge(measured, settings)
-    reasons = [judgement and judgement[0] for judgement in judged]
-    rules = expectations.rules(settings, classes, dataset["images"])
-    by_class = evidence.class_table(measured, reasons, classes)
-    asked = {"images": evidence.image_table(measured, groups, reasons), "classes": by_class}
-    bad = quarantine.rows(measured, judged)
+    classes = sorted(settings.classes or dataset["classes"])
+    # Where params.yaml names the classes, a person has decided on them.
+    before = list(accepted["profile"]["classes"]) if accepted and settings.classes is None else None
+    situation = expectations.Situation(
+        classes, dataset["images"], class_set=before is not None,
+        decisions=bool(decisions), drift=bool(drifts),
+    )  # fmt: skip
+    by_class = evidence.class_table(known, classes, before)
+    asked = {"images": evidence.image_table(known), "classes": by_class}
+    asked |= {"decisions": evidence.decision_table(known, decisions)} if decisions else {}
+    asked |= {"drift": evidence.drift_table(drifts)} if drifts else {}
+    bad = quarantine.rows(known.facts, known.judged)
+
     with outputs.replacing(OUT, REPORT) as (out, report):
-        rows_of_facts = evidence.fact_rows(measured, groups, reasons)
-        tables.write(out / "facts.parquet", tables.from_rows(rows_of_facts, FACTS))
+        tables.write(out / "facts.parquet", tables.from_rows(evidence.fact_rows(known), FACTS))
         tables.write(out / "quarantine.parquet", tables.from_rows(bad, QUARANTINE))
         documents.write(out / "classes.json", {"classes": classes})
+        documents.write(out / "profile.json", current)
         (report / "data_docs").mkdir()
-        inquiry = data_docs.inquire(asked, rules, report / "data_docs")
-        record = verdict.results(inquiry.answers, measured, groups, reasons, by_class, dataset["skipped"])
+        inquiry = data_docs.inquire(asked, expectations.rules(settings, situation), report / "data_docs")
+        changed = changes.since(accepted, current, inquiry.answers) if accepted else None
+        record = verdict.results(inquiry.answers, known, by_class, drifts, changed, dataset["skipped"])
         documents.write(report / "results.json", record)
+        (report / "results.md").write_text(validation_markdown.render(record), encoding="utf-8")
         documents.write(report / "expectations.json", inquiry.suites)
-        thumbnails = _thumbnails(validation_report.pictured(record))
-        page = validation_report.render(record, measured, bad, thumbnails)
+        failing = verdict.failing_rows(inquiry.answers, known.facts)
+        tables.write_csv(report / "failing.csv", failing, verdict.FAILING_COLUMNS)
+        view = validation_report.View(record, known, failing, bad, current, accepted)
+        shown = measurements.thumbnails(SHARDS, validation_report.pictured(view), _limits(settings))
+        page = validation_report.render(view, shown)
         (report / "index.html").write_text(page, encoding="utf-8")
 
     if record["verdict"] == "rejected":
@@ -116,11 +148,31 @@ def main() -> str:
     return verdict.summary(record)
 
 
-def _thumbnails(names: list[str]) -> dict[str, bytes | None]:
-    """Small pictures of the few images the page shows, from a second look at the shards."""
-    rows = tables.iterate(SHARDS, IMAGES, ["name", "bytes"]) if names else []
-    shown = (row for row in rows if row["name"] in names)
-    return {row["name"]: images.thumbnail(row["bytes"], THUMBNAIL_SIDE) for row in shown}
+def know(settings: ValidateParams, dataset: Mapping[str, Any], decisions: list[review.Decision]) -> Known:
+    """Everything there is to know of every image, before any rule is asked."""
+    found = measurements.of_shards(SHARDS, dataset["images"], _limits(settings))
+    groups = duplicates.group(
+        found, max_distance=settings.near_duplicate_distance, min_side=settings.near_duplicate_min_side
+    )
+    decided = review.apply(decisions, found, str(REVIEW / reviewed.DECISIONS))
+    judged = quarantine.judge(found, decided.decisions, settings)
+    return Known(found, groups, neighbours.nearest(found), judged, decided)
+
+
+def _limits(settings: ValidateParams) -> measurements.Limits:
+    return measurements.Limits(settings.workers, settings.decode_seconds, settings.decode_megabytes * 2**20)
+
+
+def _drifts(
+    settings: ValidateParams, accepted: Mapping[str, Any] | None, current: Mapping[str, Any]
+) -> list[drift.Drift]:
+    """Nothing to compare with is no drift."""
+    if accepted is None:
+        return []
+    return drift.compare(
+        accepted["profile"], current,
+        false_alarm_rate=settings.drift_false_alarm_rate, min_effect=settings.min_drift,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

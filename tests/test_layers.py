@@ -15,7 +15,7 @@ from tests.import_closure import closure, imports_of
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(path for folder in ("stages", "commands", "flows", "pretraining")
                  for path in (ROOT / folder).rglob("*.py"))  # fmt: skip
-HEAVY = ("tensorflow", "keras", "great_expectations", "sklearn")
+HEAVY = ("tensorflow", "keras", "great_expectations", "sklearn", "scipy")
 
 
 def layer(path: str) -> str:

@@ -1,4 +1,4 @@
-"""The two tables the rules are asked of: one row per image, one row per class.
+"""The tables the rules are asked of: a row per image, per class, per line of decisions, per drift test.
 
 A relation between images ("is a copy of") stands in a row as the name of the other image, so that
 a failing row shows what it failed against. Quality and duplicates are asked of accepted images
@@ -8,29 +8,38 @@ only: the columns are null for a quarantined one, which already counts as bad.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from stages.core.facts import SHARPNESS_SIDE, Facts
-from stages.core.schemas import FACTS
+from stages.core.drift import Drift
+from stages.core.facts import Facts
+from stages.core.neighbours import Neighbour
+from stages.core.quarantine import conflicts, settled
+from stages.core.review import ALLOW, Decision, Review
 
 IMAGES = pa.schema(
     [
         pa.field("name", pa.string()),
         pa.field("label", pa.string()),
-        pa.field("quarantine", pa.string()),  # reason code
+        pa.field("quarantine", pa.string()),  # reason code; null where people decided
         pa.field("shorter_side", pa.int32()),  # pixels
         pa.field("longer_side", pa.int32()),
         pa.field("aspect", pa.float64()),  # longer side / shorter side
         pa.field("extension_matches", pa.bool_()),  # null where the contents are no known format
+        pa.field("mode", pa.string()),  # Pillow's
+        pa.field("bit_depth", pa.int32()),
         pa.field("frames", pa.int32()),
+        pa.field("orientation", pa.int32()),  # EXIF 1-8
         pa.field("brightness", pa.float64()),  # mean luma, 0-1
         pa.field("contrast", pa.float64()),  # standard deviation of luma, 0-0.5
-        pa.field("sharpness", pa.float64()),  # variance of the Laplacian; null for images too small to judge
+        pa.field("sharpness", pa.float64()),  # null for images too small to judge
+        pa.field("odd_colour", pa.string()),  # "grey" where nearly all are coloured, or the other way round
+        pa.field("outlier", pa.float64()),
         pa.field("same_name_as", pa.string()),  # an earlier name that differs in upper and lower case alone
-        pa.field("conflicts_with", pa.string()),  # the same bytes under another label
+        pa.field("conflicts_with", pa.string()),  # the same bytes under another label, not settled by people
         pa.field("copy_of", pa.string()),  # an earlier image of the same bytes
         pa.field("near_copy_of", pa.string()),  # the first image of its near-duplicate group
         pa.field("disagrees_with", pa.string()),  # a near duplicate under another label
@@ -43,44 +52,85 @@ CLASSES = pa.schema(
         pa.field("images", pa.int64()),
         pa.field("accepted", pa.int64()),
         pa.field("times_smaller", pa.float64()),  # largest class / this one, accepted images
+        pa.field("change", pa.string()),  # against the accepted data: "new", "gone", "was 'Cats'"
+    ]
+)
+DECISIONS = pa.schema(
+    [
+        pa.field("decision", pa.string()),  # "line 3: deny cats/17.jpg"
+        pa.field("without_effect", pa.string()),  # why, where it has none
+    ]
+)
+DRIFT = pa.schema(
+    [
+        pa.field("quantity", pa.string()),
+        pa.field("drifted", pa.string()),  # in words, where it has
     ]
 )
 
+GREY_BELOW = 0.004  # saturation, one grey level: rounding in a JPEG of a grey picture stays below
+FEW = 0.1  # a kind is odd where at most this share of the images is of it
 
-def image_table(facts: Sequence[Facts], groups: Sequence[str], reasons: Sequence[str | None]) -> pa.Table:
+
+@dataclass(frozen=True)
+class Known:
+    """What was found of every image, lists in the images' order."""
+
+    facts: Sequence[Facts]
+    groups: Sequence[str]
+    neighbours: Sequence[Neighbour | None]
+    judged: Sequence[tuple[str, str] | None]
+    review: Review
+
+    @property
+    def reasons(self) -> list[str | None]:
+        """Quarantine's reason code per image; None where accepted."""
+        return [judgement and judgement[0] for judgement in self.judged]
+
+
+def image_table(known: Known) -> pa.Table:
     """Table of schema IMAGES, a row per image in the order given."""
+    facts, groups, reasons = known.facts, known.groups, known.reasons
     accepted = [(f, g) for f, g, r in zip(facts, groups, reasons, strict=True) if r is None]
     # The first image of every kind: all a row has to name, however large its group is.
     by_name = _first_of((fact.name.casefold(), "", fact) for fact in facts)
-    by_owner = _first_of((fact.image_id, fact.label, fact) for fact in facts)
     by_bytes = _first_of((group, fact.image_id, fact) for fact, group in accepted)
     by_label = _first_of((group, fact.label, fact) for fact, group in accepted)
     by_split = _first_of((group, fact.given_split, fact) for fact, group in accepted if fact.given_split)
+    won = settled(facts, known.review.decisions)
+    odd = _odd_colours([fact for fact, _ in accepted])
     rows = []
-    for fact, group, reason in zip(facts, groups, reasons, strict=True):
-        sides = [side for side in (fact.width, fact.height) if side is not None]
+    for fact, group, reason, decision, rival, neighbour in zip(
+        facts, groups, reasons, known.review.decisions,
+        conflicts(facts, known.review.decisions), known.neighbours, strict=True,
+    ):  # fmt: skip
         twin = by_name[fact.name.casefold()][""].name
         row: dict[str, Any] = {
             "name": fact.name,
             "label": fact.label,
-            "quarantine": reason,
-            "shorter_side": min(sides, default=None),
-            "longer_side": max(sides, default=None),
-            "aspect": fact.aspect,
-            "extension_matches": fact.extension_matches if fact.format else None,
+            "quarantine": None if decision or (reason == "label_conflict" and fact.image_id in won) else reason,
+            # What people decided on is not complained of again.
+            "shorter_side": fact.sides[0] if fact.sides and not decision else None,
+            "longer_side": fact.sides[1] if fact.sides and not decision else None,
+            "aspect": fact.aspect if not decision else None,
+            "extension_matches": fact.extension_matches if fact.measured.format else None,
             "same_name_as": twin if twin != fact.name else None,
-            "conflicts_with": _other(by_owner[fact.image_id], fact.label),
+            "conflicts_with": rival.name if rival and fact.image_id not in won else None,
         }
         if reason is None:
             leader = next(iter(by_bytes[group].values()))
             copy = by_bytes[group][fact.image_id]
             leak = _other(by_split[group], fact.given_split) if fact.given_split else None
             row |= {
-                "frames": fact.frames,
-                "brightness": fact.brightness,
-                "contrast": fact.contrast,
-                # An enlarged picture is smooth however sharp it is.
-                "sharpness": fact.sharpness if min(sides) >= SHARPNESS_SIDE else None,
+                "mode": fact.measured.mode,
+                "bit_depth": fact.measured.bit_depth,
+                "frames": fact.measured.frames,
+                "orientation": fact.measured.orientation,
+                "brightness": fact.measured.brightness,
+                "contrast": fact.measured.contrast,
+                "sharpness": fact.sharpness,
+                "odd_colour": odd if odd and odd == _colour(fact) else None,
+                "outlier": neighbour and neighbour.outlier,
                 "copy_of": copy.name if copy is not fact else None,
                 "near_copy_of": leader.name if leader.image_id != fact.image_id else None,
                 "disagrees_with": _other(by_label[group], fact.label),
@@ -90,30 +140,84 @@ def image_table(facts: Sequence[Facts], groups: Sequence[str], reasons: Sequence
     return pa.Table.from_pylist(rows, schema=IMAGES)
 
 
-def class_table(facts: Sequence[Facts], reasons: Sequence[str | None], classes: Sequence[str]) -> pa.Table:
-    """Table of schema CLASSES: every class of `classes`, and every other label an image carries."""
-    images = Counter(fact.label for fact in facts)
-    accepted = Counter(fact.label for fact, reason in zip(facts, reasons, strict=True) if reason is None)
+def class_table(known: Known, classes: Sequence[str], accepted_classes: Sequence[str] | None) -> pa.Table:
+    """Table of schema CLASSES: every class of `classes`, every other label an image carries, every class that
+    the accepted data had (None: not to be compared with)."""
+    images = Counter(fact.label for fact in known.facts)
+    accepted = Counter(fact.label for fact, reason in zip(known.facts, known.reasons, strict=True) if reason is None)
     largest = max(accepted.values(), default=0)
+    before = set(accepted_classes) if accepted_classes is not None else None
+    expected = {*classes, *images}
     rows = [
         {
             "label": label,
             "images": images[label],
-            "accepted": accepted[label],
+            # A class that is only remembered is found by the rule about the class set.
+            "accepted": accepted[label] if label in expected else None,
             # An empty class is found by its own, critical rule.
             "times_smaller": largest / accepted[label] if accepted[label] else None,
+            "change": _change(label, images, before),
         }
-        for label in sorted({*classes, *images})
+        for label in sorted({*expected, *(before or ())})
     ]
     return pa.Table.from_pylist(rows, schema=CLASSES)
 
 
-def fact_rows(facts: Sequence[Facts], groups: Sequence[str], reasons: Sequence[str | None]) -> list[dict[str, Any]]:
-    """The facts as rows of schemas.FACTS, in the order given."""
-    known = [name for name in FACTS.names if name not in ("group", "quarantine")]
+def decision_table(known: Known, decisions: Sequence[Decision]) -> pa.Table:
+    """Table of schema DECISIONS, a row per line of the file."""
+    unused = {decision.line for decision in known.review.unused}
+    hollow = {
+        decision.line: reason
+        for decision, reason in zip(known.review.decisions, known.reasons, strict=True)
+        if decision and decision.decision == ALLOW and reason is not None
+    }
+    rows = [
+        {
+            "decision": str(decision),
+            "without_effect": "no such image"
+            if decision.line in unused
+            else hollow.get(decision.line) and f"still quarantined: {hollow[decision.line]}",
+        }
+        for decision in decisions
+    ]
+    return pa.Table.from_pylist(rows, schema=DECISIONS)
+
+
+def drift_table(drifts: Sequence[Drift]) -> pa.Table:
+    """Table of schema DRIFT, a row per quantity."""
+    rows = [
+        {"quantity": one.quantity, "drifted": f"{one.accepted} → {one.current}" if one.drifted else None}
+        for one in drifts
+    ]
+    return pa.Table.from_pylist(rows, schema=DRIFT)
+
+
+def fact_rows(known: Known) -> list[dict[str, Any]]:
+    """Everything known, as rows of schemas.FACTS, in the order given."""
+    measured = ("size_bytes", "format", "width", "height", "mode", "bit_depth", "frames", "orientation",
+                "brightness", "contrast", "entropy", "sharpness", "saturation", "warmth")  # fmt: skip
+    rivals = conflicts(known.facts, known.review.decisions)
     return [
-        {name: getattr(fact, name) for name in known} | {"group": group, "quarantine": reason}
-        for fact, group, reason in zip(facts, groups, reasons, strict=True)
+        {name: getattr(fact.measured, name) for name in measured}
+        | {
+            "name": fact.name,
+            "label": fact.label,
+            "given_split": fact.given_split,
+            "image_id": fact.image_id,
+            "extension_matches": fact.extension_matches,
+            "decodes": fact.decodes,
+            "aspect": fact.aspect,
+            "phash": f"{fact.measured.hashes[0]:016x}" if fact.measured.hashes else None,
+            "nearest": neighbour and neighbour.image_id,
+            "nearest_distance": neighbour and neighbour.distance,
+            "outlier": neighbour and neighbour.outlier,
+            "group": group,
+            "conflicts_with": rival and rival.name,
+            "quarantine": reason,
+        }
+        for fact, group, neighbour, rival, reason in zip(
+            known.facts, known.groups, known.neighbours, rivals, known.reasons, strict=True
+        )
     ]
 
 
@@ -131,3 +235,22 @@ def _first_of(entries: Iterable[tuple[str, str, Facts]]) -> Firsts:
 def _other(firsts: dict[str, Facts], own: str) -> str | None:
     """The name of the first image under another key than `own`."""
     return next((fact.name for key, fact in firsts.items() if key != own), None)
+
+
+def _colour(fact: Facts) -> str:
+    return "grey" if (fact.measured.saturation or 0.0) < GREY_BELOW else "coloured"
+
+
+def _odd_colours(facts: Sequence[Facts]) -> str | None:
+    """The kind that few images are of, or None where both are common or one is absent."""
+    counts = Counter(_colour(fact) for fact in facts)
+    return next((kind for kind, count in counts.items() if count <= FEW * len(facts)), None)
+
+
+def _change(label: str, images: Mapping[str, int], before: set[str] | None) -> str | None:
+    if before is None or (label in before and images[label]):
+        return None
+    if label in before:
+        return "gone"
+    former = next((other for other in sorted(before) if other.casefold() == label.casefold()), None)
+    return f"was {former!r}" if former else "new"

@@ -2,19 +2,24 @@
 
 Each asks something of one of evidence's two tables. Great Expectations answers; what follows from
 the answer is decided here and in `verdict`: a broken `critical` rule rejects the data, a broken
-`warning` or `info` is reported and passes.
+`warning` or `info` is reported and passes. Relations between images are columns of those tables, so
+that Great Expectations' own expectations say everything, and the suite can be used without graft.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from stages.core import evidence, quarantine
 
 Severity = Literal["critical", "warning", "info"]
-TableName = Literal["images", "classes"]
+SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info")
+TableName = Literal["images", "classes", "decisions", "drift"]
+# Broken, they mean that the tables are wrong and not the data.
+UNCHANGEABLE = ("columns", "file_count")
+USUAL_MODES = ["RGB", "L", "1", "P", "PA", "LA", "RGBA"]
 
 
 class Limits(quarantine.Limits, Protocol):
@@ -45,6 +50,22 @@ class Limits(quarantine.Limits, Protocol):
     @property
     def max_bright_fraction(self) -> float: ...
     @property
+    def max_turned_fraction(self) -> float: ...
+    @property
+    def max_unusual_mode_fraction(self) -> float: ...
+    @property
+    def max_deep_fraction(self) -> float: ...
+    @property
+    def max_odd_colour_fraction(self) -> float: ...
+    @property
+    def outlier_above(self) -> float: ...
+    @property
+    def max_outlier_fraction(self) -> float: ...
+    @property
+    def drift_false_alarm_rate(self) -> float: ...
+    @property
+    def severity(self) -> Mapping[str, Severity | Literal["off"]]: ...
+    @property
     def blurred_below(self) -> float: ...
     @property
     def max_blurred_fraction(self) -> float: ...
@@ -68,12 +89,35 @@ class Rule:
     threshold: float | None = None  # largest share of rows that may fail, 0-1; None: asked of a whole table
 
 
-def rules(limits: Limits, classes: Sequence[str], images: int) -> list[Rule]:
-    """Every rule, critical ones first. `images` is how many files `download` says it stored."""
-    return [*_critical(limits, classes, images), *_warnings(limits), *_infos(limits)]
+@dataclass(frozen=True)
+class Situation:
+    """What rules there are to ask, beside the parameters."""
+
+    classes: Sequence[str]
+    images: int  # files that `download` says it stored
+    class_set: bool = False  # there is an accepted class set, and params.yaml names no other
+    decisions: bool = False  # people decided on single images
+    drift: bool = False  # there is accepted data to compare with
 
 
-def _critical(limits: Limits, classes: Sequence[str], images: int) -> list[Rule]:
+def rules(limits: Limits, situation: Situation) -> list[Rule]:
+    """Every rule to ask, critical ones first, with the severities that params.yaml gives them."""
+    asked = []
+    for rule in (*_critical(limits, situation), *_warnings(limits, situation), *_infos(limits)):
+        severity = limits.severity.get(rule.id, rule.severity)
+        if severity != "off":
+            asked.append(replace(rule, severity=severity))
+    return sorted(asked, key=lambda rule: SEVERITIES.index(rule.severity))
+
+
+def changeable(limits: Limits) -> list[str]:
+    """The ids of rules whose severity params.yaml may set."""
+    every = Situation(classes=(), images=0, class_set=True, decisions=True, drift=True)
+    found = [rule.id for rule in (*_critical(limits, every), *_warnings(limits, every), *_infos(limits))]
+    return [id for id in found if id not in UNCHANGEABLE]
+
+
+def _critical(limits: Limits, situation: Situation) -> list[Rule]:
     return [
         Rule(
             "columns", "images", "critical", "expect_table_columns_to_match_set",
@@ -82,8 +126,8 @@ def _critical(limits: Limits, classes: Sequence[str], images: int) -> list[Rule]
             "A defect of graft, not of the data: report it.",
         ),
         Rule(
-            "file_count", "images", "critical", "expect_table_row_count_to_equal", {"value": images},
-            f"There are as many files as download stored: {images:,}.",
+            "file_count", "images", "critical", "expect_table_row_count_to_equal", {"value": situation.images},
+            f"There are as many files as download stored: {situation.images:,}.",
             "Part of data/download is missing or stale: run `dvc repro -f download`.",
         ),
         _rows("names_present", "critical", "not_be_null", "name", "Every file has a name.", 0.0,
@@ -93,7 +137,12 @@ def _critical(limits: Limits, classes: Sequence[str], images: int) -> list[Rule]
         _rows("labels_known", "critical", "be_in_set", "label",
               "Every label is a class of the data set.", 0.0,
               "Fix the folder's name, or add the class to validate.classes if it is meant.",
-              value_set=list(classes)),
+              value_set=list(situation.classes)),
+        *([_rows("class_set", "critical", "be_null", "change",
+                 "The classes are those of the accepted data.", 0.0,
+                 "A class that is new, gone or written otherwise changes what the model's outputs mean. Undo it, "
+                 "or bless it: `graft accept`, or name the classes in validate.classes.",
+                 table="classes")] if situation.class_set else []),
         Rule(
             "class_count", "classes", "critical", "expect_table_row_count_to_be_between", {"min_value": 2},
             "There are at least 2 classes.",
@@ -104,17 +153,18 @@ def _critical(limits: Limits, classes: Sequence[str], images: int) -> list[Rule]
               "Add images, remove the class's folder, or lower validate.min_images_per_class.",
               table="classes", min_value=limits.min_images_per_class),
         _rows("bad_files", "critical", "be_null", "quarantine",
-              f"At most {_percent(limits.max_bad_fraction)} of the files are quarantined.",
+              f"At most {_percent(limits.max_bad_fraction)} of the files are quarantined, those not counted that "
+              "people decided on.",
               limits.max_bad_fraction,
-              "See the quarantine list below: repair or remove these files, or raise "
+              "Repair or remove these files, allow single ones in data/review/decisions.csv, or raise "
               "validate.max_bad_fraction to train without them."),
         _rows("label_conflicts", "critical", "be_null", "conflicts_with",
               "No two files of the same bytes carry different labels.", 0.0,
-              "One of the two labels is wrong: delete the wrong copy."),
+              "One of the two labels is wrong: delete the wrong copy, or deny it in data/review/decisions.csv."),
     ]  # fmt: skip
 
 
-def _warnings(limits: Limits) -> list[Rule]:
+def _warnings(limits: Limits, situation: Situation) -> list[Rule]:
     return [
         _rows("size", "warning", "be_between", "shorter_side",
               f"Every image's shorter side has at least {limits.min_side:,} pixels.", 0.0,
@@ -167,6 +217,16 @@ def _warnings(limits: Limits) -> list[Rule]:
               limits.max_uniform_fraction,
               "Often a failed scan or a placeholder: look at them.",
               min_value=limits.uniform_below),
+        *([_rows("decisions", "warning", "be_null", "without_effect",
+                 "Every line of data/review/decisions.csv has an effect.", 0.0,
+                 "The image is gone, or its bytes are others than those decided on: look again, then mend or delete "
+                 "the line.",
+                 table="decisions")] if situation.decisions else []),
+        *([_rows("drift", "warning", "be_null", "drifted",
+                 "Nothing has drifted from the accepted data (false alarms: at most "
+                 f"{_percent(limits.drift_false_alarm_rate)} of the runs on unchanged sources).", 0.0,
+                 "Look at what came in since. Where it is meant, bless it: `graft accept`.",
+                 table="drift")] if situation.drift else []),
     ]  # fmt: skip
 
 
@@ -190,9 +250,36 @@ def _infos(limits: Limits) -> list[Rule]:
               max_value=limits.bright_above),
         _rows("blurred", "info", "be_between", "sharpness",
               f"At most {_percent(limits.max_blurred_fraction)} of the images are blurred "
-              f"(Laplacian variance below {limits.blurred_below:g}; asked of images of 64 pixels and more).",
+              f"(sharpness below {limits.blurred_below:g}; asked of images of 64 pixels and more).",
               limits.max_blurred_fraction, "Look whether the subject can be told.",
               min_value=limits.blurred_below),
+        _rows("turned", "info", "be_in_set", "orientation",
+              f"At most {_percent(limits.max_turned_fraction)} of the images are turned by a note in their EXIF "
+              "data.",
+              limits.max_turned_fraction,
+              "graft turns them upright in training, evaluation and export; other software may not.",
+              value_set=[1]),
+        _rows("mode", "info", "be_in_set", "mode",
+              f"At most {_percent(limits.max_unusual_mode_fraction)} of the images are stored otherwise than in grey, "
+              "RGB or a palette.",
+              limits.max_unusual_mode_fraction,
+              "CMYK is made for printing; its colours are converted by one fixed rule, and may look off.",
+              value_set=USUAL_MODES),
+        _rows("bit_depth", "info", "be_between", "bit_depth",
+              f"At most {_percent(limits.max_deep_fraction)} of the images have more than 8 bits per channel.",
+              limits.max_deep_fraction,
+              "The 8 highest bits are used. A picture that lives in the lower ones comes out black.",
+              max_value=8),
+        _rows("odd_colour", "info", "be_null", "odd_colour",
+              f"At most {_percent(limits.max_odd_colour_fraction)} of the images are grey where nearly all are "
+              "coloured, or the other way round.",
+              limits.max_odd_colour_fraction,
+              "Another scanner or camera? A class that has most of them can be told by colour alone."),
+        _rows("outliers", "info", "be_between", "outlier",
+              f"At most {_percent(limits.max_outlier_fraction)} of the images resemble no other in colour and layout "
+              f"({limits.outlier_above:g} times as far from their fifth neighbour as usual).",
+              limits.max_outlier_fraction, "Look whether they belong here.",
+              max_value=limits.outlier_above),
     ]  # fmt: skip
 
 

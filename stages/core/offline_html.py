@@ -35,6 +35,7 @@ class _Content(HTMLParser):
         ("fa-exclamation", "warn", "unclear"),
     )
 
+    SCROLL = '<div class="scroll" tabindex="0" role="region" aria-label="table">'
     RENAMED: ClassVar = {"h5": "h2", "h6": "h3"}  # its headings, at the size of this page's
 
     def __init__(self) -> None:
@@ -63,7 +64,9 @@ class _Content(HTMLParser):
             self.kept.append(f'<a href="{target[1]}_rules.html">' if target else '<a href="index.html">')
         elif tag not in self.VOID and tag not in ("html", "body"):
             hidden = " hidden" if tag == "thead" and "hidden" in values else ""
-            self.kept.append(f"<{self.RENAMED.get(tag, tag)}{hidden}>")
+            # On a phone a wide table scrolls in its own box; the page does not.
+            box = self.SCROLL if tag == "table" else ""
+            self.kept.append(f"{box}<{self.RENAMED.get(tag, tag)}{hidden}>")
 
     def _is_dropped(self, tag: str, values: dict[str, str], classes: set[str]) -> bool:
         folds = tag == "a" and "data-toggle" in values
@@ -75,7 +78,7 @@ class _Content(HTMLParser):
         if self._dropping:
             self._dropping -= 1
         elif tag not in ("html", "body"):
-            self.kept.append(f"</{self.RENAMED.get(tag, tag)}>")
+            self.kept.append(f"</{self.RENAMED.get(tag, tag)}>" + "</div>" * (tag == "table"))
 
     def handle_data(self, data: str) -> None:
         if not self._dropping:

@@ -17,6 +17,32 @@ IMAGES = pa.schema(
     ]
 )
 
+# validate's memo, .graft/memo/: what was measured of an image's bytes, core.measurement.Measurement.
+MEASUREMENTS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("format", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("mode", pa.string()),
+        pa.field("bit_depth", pa.int32()),
+        pa.field("frames", pa.int32()),
+        pa.field("orientation", pa.int32()),
+        pa.field("brightness", pa.float64()),
+        pa.field("contrast", pa.float64()),
+        pa.field("entropy", pa.float64()),
+        pa.field("sharpness", pa.float64()),
+        pa.field("saturation", pa.float64()),
+        pa.field("warmth", pa.float64()),
+        pa.field("layout", pa.binary()),  # int16, big-endian
+        pa.field("hashes", pa.binary()),  # uint64, big-endian
+        pa.field("shapes", pa.binary()),  # int8
+    ]
+)
+
 # validate → data/validate/facts.parquet, one row per row of IMAGES, same order.
 FACTS = pa.schema(
     [
@@ -32,13 +58,21 @@ FACTS = pa.schema(
         pa.field("height", pa.int32()),
         pa.field("aspect", pa.float64()),  # longer side / shorter side, >= 1
         pa.field("mode", pa.string()),  # Pillow's mode before conversion: L RGB CMYK …
+        pa.field("bit_depth", pa.int32()),  # bits per channel in the file
         pa.field("frames", pa.int32()),
         pa.field("orientation", pa.int32()),  # EXIF 1-8
         pa.field("brightness", pa.float64()),  # mean luma, 0-1
         pa.field("contrast", pa.float64()),  # standard deviation of luma, 0-0.5
-        pa.field("sharpness", pa.float64()),  # variance of the luma's Laplacian at 64 x 64, 0-1 scale squared
-        pa.field("dhash", pa.string()),  # 64-bit difference hash, 16 hex digits
+        pa.field("entropy", pa.float64()),  # of luma, bits 0-8
+        pa.field("sharpness", pa.float64()),  # energy of luma's second differences / its variance; 0: blurred
+        pa.field("saturation", pa.float64()),  # mean of largest - smallest channel, 0-1; 0: grey
+        pa.field("warmth", pa.float64()),  # mean red - mean blue, -1 to 1
+        pa.field("phash", pa.string()),  # 64-bit perceptual hash, 16 hex digits
+        pa.field("nearest", pa.string()),  # image_id of the picture most alike in colour and layout
+        pa.field("nearest_distance", pa.float64()),  # between the two colour layouts, grey levels
+        pa.field("outlier", pa.float64()),  # distance to the fifth such picture / the median of that
         pa.field("group", pa.string(), nullable=False),  # smallest image_id among its (near-)duplicates
+        pa.field("conflicts_with", pa.string()),  # a file of the same bytes under another label
         pa.field("quarantine", pa.string()),  # reason code; null: accepted
     ]
 )

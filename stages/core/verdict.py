@@ -1,18 +1,22 @@
-"""What the answered rules amount to, as the one record that results.json and the page both show."""
+"""What the answered rules amount to, as the one record that results.json, the page and results.md show."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from stages.core.drift import Drift
+from stages.core.evidence import Known
 from stages.core.expectations import Rule
 from stages.core.facts import Facts
+from stages.core.quarantine import settled
 
 NAMES_KEPT = 20  # failing rows named per rule
+FAILING_COLUMNS = ["rule", "severity", "rule_kept", "name", "label", "image_id", "value"]
 GROUPS_KEPT = 50  # duplicate groups listed
 
 
@@ -24,36 +28,66 @@ class Answer:
     success: bool
     observed: float  # share of rows that fail, 0-1; for a rule about a whole table, the number it found
     failing: int  # rows
-    failing_names: tuple[str, ...]  # the first of them: image names, or class labels
+    failing_rows: tuple[tuple[str, Any], ...]  # all of them: (image name, class label …, the value asked about)
+
+    @property
+    def failing_names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.failing_rows)
 
 
 def results(
     answers: Sequence[Answer],
-    facts: Sequence[Facts],
-    groups: Sequence[str],
-    reasons: Sequence[str | None],
+    known: Known,
     classes: pa.Table,
+    drifts: Sequence[Drift],
+    changes: Mapping[str, Any] | None,
     skipped: Sequence[Mapping[str, str]],
 ) -> dict[str, Any]:
     """The record of one validation, made of JSON values only.
 
-    `classes` is evidence.class_table's; `skipped` is what download left out, as {name, reason}.
+    `classes` is evidence.class_table's; `changes` is what became different since the accepted data
+    (None where none was accepted); `skipped` is what download left out, as {name, reason}.
     """
     failed = [answer for answer in answers if not answer.success]
     critical = any(answer.rule.severity == "critical" for answer in failed)
     warned = any(answer.rule.severity == "warning" for answer in failed)
+    reasons = known.reasons
+    ids = {fact.name: fact.image_id for fact in known.facts}
     return {
         "verdict": "rejected" if critical else "accepted_with_warnings" if warned else "accepted",
-        "images": len(facts),
+        "images": len(known.facts),
         "accepted": sum(reason is None for reason in reasons),
         "quarantined": dict(sorted(Counter(reason for reason in reasons if reason).items())),
-        "rules": [_record(answer) for answer in answers],
+        "rules": [_record(answer, ids) for answer in answers],
         "classes": {
-            row["label"]: {"images": row["images"], "accepted": row["accepted"]} for row in classes.to_pylist()
+            row["label"]: {"images": row["images"], "accepted": row["accepted"] or 0} for row in classes.to_pylist()
         },
-        **_duplicates(facts, groups, reasons),
+        **_duplicates(known),
+        "drift": [asdict(one) for one in drifts],
+        "changes": changes,
         "skipped_by_download": [{"name": row["name"], "reason": row["reason"]} for row in skipped],
     }
+
+
+def failing_rows(answers: Sequence[Answer], facts: Sequence[Facts]) -> list[dict[str, Any]]:
+    """Every row that fails a rule, kept or broken, as rows of failing.csv."""
+    by_name = {fact.name: fact for fact in facts}
+    rows = []
+    for answer in answers:
+        for name, value in answer.failing_rows:
+            fact = by_name.get(name) if answer.rule.table == "images" else None
+            rows.append(
+                {
+                    "rule": answer.rule.id,
+                    "severity": answer.rule.severity,
+                    "rule_kept": "yes" if answer.success else "no",
+                    "name": name,
+                    "label": fact.label if fact else "",
+                    "image_id": fact.image_id if fact else "",
+                    "value": value,
+                }
+            )
+    return rows
 
 
 def failed_rules(record: Mapping[str, Any], severity: str | None = None) -> list[dict[str, Any]]:
@@ -84,17 +118,25 @@ def summary(record: Mapping[str, Any]) -> str:
     )
 
 
+UNITS = {
+    "images": ("file", "files"),
+    "classes": ("class", "classes"),
+    "decisions": ("line", "lines"),
+    "drift": ("quantity", "quantities"),
+}
+
+
 def observation(rule: Mapping[str, Any]) -> str:
-    """What was found, in words: '12 rows, 3.4 %'."""
+    """What was found, in words: '12 files (3.4 %)'."""
     if rule["threshold"] is None:
         return f"{rule['observed']:,.6g}"
-    what = "class" if rule["table"] == "classes" else "file"
-    plural = "" if rule["failing"] == 1 else "es" if what == "class" else "s"
-    return f"{rule['failing']:,} {what}{plural} ({100 * rule['observed']:.3g} %)"
+    one, many = UNITS[rule["table"]]
+    return f"{rule['failing']:,} {one if rule['failing'] == 1 else many} ({100 * rule['observed']:.3g} %)"
 
 
-def _record(answer: Answer) -> dict[str, Any]:
+def _record(answer: Answer, ids: Mapping[str, str]) -> dict[str, Any]:
     rule = answer.rule
+    names = answer.failing_names
     return {
         "id": rule.id,
         "table": rule.table,
@@ -103,23 +145,23 @@ def _record(answer: Answer) -> dict[str, Any]:
         "observed": round(answer.observed, 9),
         "threshold": rule.threshold,
         "failing": answer.failing,
-        "failing_names": list(answer.failing_names[:NAMES_KEPT]),
+        "failing_names": list(names[:NAMES_KEPT]),
+        "failing_ids": [ids[name] for name in names if name in ids] if rule.table == "images" else [],
         "description": rule.description,
         "advice": rule.advice,
     }
 
 
-def _duplicates(
-    facts: Sequence[Facts], groups: Sequence[str], reasons: Sequence[str | None]
-) -> dict[str, dict[str, Any]]:
+def _duplicates(known: Known) -> dict[str, dict[str, Any]]:
     members: defaultdict[str, list[Facts]] = defaultdict(list)
-    for fact, group, reason in zip(facts, groups, reasons, strict=True):
+    for fact, group, reason in zip(known.facts, known.groups, known.reasons, strict=True):
         if reason is None:
             members[group].append(fact)
     several = [group for group in members.values() if len(group) > 1]
     several.sort(key=lambda group: (-len(group), group[0].name))
     exact = [group for group in several if len({fact.image_id for fact in group}) == 1]
     leaking = [group for group in several if len({f.given_split for f in group if f.given_split}) > 1]
+    mixed = [group for group in several if len({fact.label for fact in group}) > 1]
     return {
         "duplicate_groups": {
             "exact": len(exact),
@@ -132,6 +174,23 @@ def _duplicates(
             "files": sum(len(group) for group in leaking),
             "listed": [_listed(group) for group in leaking[:GROUPS_KEPT]],
         },
+        "label_conflicts": _conflicts(known, mixed),
+    }
+
+
+def _conflicts(known: Known, mixed: Sequence[Sequence[Facts]]) -> dict[str, Any]:
+    """The same bytes, or the same look, under several labels."""
+    owners: defaultdict[str, list[Facts]] = defaultdict(list)
+    won = settled(known.facts, known.review.decisions)
+    for fact, reason in zip(known.facts, known.reasons, strict=True):
+        if fact.decodes and reason != "denied" and fact.image_id not in won:
+            owners[fact.image_id].append(fact)
+    same = [group for group in owners.values() if len({fact.label for fact in group}) > 1]
+    listed = [*same, *(group for group in mixed if len({fact.image_id for fact in group}) > 1)]
+    return {
+        "groups": len(listed),
+        "files": sum(len(group) for group in listed),
+        "listed": [_listed(group) for group in listed[:GROUPS_KEPT]],
     }
 
 

@@ -10,6 +10,7 @@ evaluated counts as failed and a renderer that raises is only logged, so both st
 from __future__ import annotations
 
 import datetime
+import html
 import logging
 import tempfile
 import warnings
@@ -31,7 +32,12 @@ from stages.core.verdict import Answer
 # A date would make each run's pages differ; when a run took place is told by Prefect and Git.
 RUN_TIME = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 ROWS_SHOWN = 24  # failing rows per rule
-KEYS = {"images": "name", "classes": "label"}  # the column that names a row
+KEYS = {
+    "images": "name",
+    "classes": "label",
+    "decisions": "decision",
+    "drift": "quantity",
+}  # the column that names a row
 
 
 @dataclass(frozen=True)
@@ -145,11 +151,20 @@ def _answer(rule: Rule, result: Any, raw: Mapping[str, str]) -> Answer:
         value = found["observed_value"]
         observed = float(len(value) if isinstance(value, list) else value)
         return Answer(rule, bool(result.success), observed, 0, ())
-    rows = found.get("partial_unexpected_index_list") or []
-    key = KEYS[rule.table]
-    named = tuple(raw.get(row[key], "") for row in rows)
+    rows = found.get("unexpected_index_list") or []
+    key, column = KEYS[rule.table], rule.arguments["column"]
+    named = tuple((raw.get(row[key], ""), _plain(row.get(column))) for row in rows)
     percent = found["unexpected_percent"] or 0.0  # None where every value is null
     return Answer(rule, bool(result.success), percent / 100, int(found["unexpected_count"]), named)
+
+
+def _plain(value: Any) -> Any:
+    """A value of the asked column as the table had it: no NumPy number, no escaped text, None where there is none."""
+    if isinstance(value, str):
+        return html.unescape(value)
+    if value is None or value != value:
+        return None
+    return value.item() if hasattr(value, "item") else value
 
 
 def _exception(info: Mapping[str, Any]) -> str | None:

@@ -21,10 +21,10 @@ def write(path: Path, table: pa.Table) -> None:
     pq.write_table(table, path, compression=compression, row_group_size=1024, write_page_checksum=True)
 
 
-def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Rows as CSV with a header, for DVC's plots; an empty file where there are none."""
+def write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ()) -> None:
+    """Rows as CSV with a header: `columns`, or the first row's keys; nothing where there are neither."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+        writer = csv.DictWriter(file, columns or (list(rows[0]) if rows else []), lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: _inert(value) for key, value in row.items()} for row in rows)
 

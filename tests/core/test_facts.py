@@ -1,100 +1,67 @@
-"""Facts of one image, measured on pictures whose facts are known beforehand."""
+"""What follows from an image's name and measurement."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from stages.core import facts
-from stages.core.errors import IntegrityError
+from stages.core.measurement import Measurement
 
 
-def row(data: bytes, name: str = "cats/a.png") -> dict[str, Any]:
-    return {
-        "name": name,
-        "label": "cats",
-        "given_split": "val",
-        "image_id": hashlib.sha256(data).hexdigest(),
-        "bytes": data,
-    }
-
-
-def encode(pixels: Any, format: str = "PNG") -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.asarray(pixels, np.uint8)).save(file, format)
-    return file.getvalue()
-
-
-def measure(pixels: Any, **options: Any) -> facts.Facts:
-    return facts.measure(row(encode(pixels), **options))
-
-
-def test_known_picture() -> None:
-    pixels = np.zeros((30, 60, 3))
-    pixels[:, 30:] = 255  # left half black, right half white
-    found = measure(pixels)
-    assert (found.label, found.given_split) == ("cats", "val")
-    assert (found.width, found.height, found.aspect) == (60, 30, 2.0)
-    assert (found.format, found.mode, found.frames, found.orientation) == ("PNG", "RGB", 1, 1)
-    assert found.brightness == pytest.approx(0.5)
-    assert found.contrast == pytest.approx(0.5)
-    assert found.decodes
-    assert found.extension_matches
-    assert found.size_bytes == len(encode(pixels))
-
-
-def test_flat_picture_has_no_contrast_and_no_sharpness() -> None:
-    found = measure(np.full((20, 20, 3), 51))
-    assert (found.brightness, found.contrast, found.sharpness) == (pytest.approx(0.2), 0.0, 0.0)
-
-
-def test_blurring_lowers_sharpness_and_size_does_not() -> None:
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16)).astype(np.uint8))
-
-    def sharpness(through: int, size: int) -> float:
-        small = noise.resize((through, through), Image.Resampling.BILINEAR)
-        return measure(small.resize((size, size), Image.Resampling.BICUBIC)).sharpness or 0
-
-    assert sharpness(4, 128) < sharpness(16, 128) / 20
-    assert sharpness(16, 256) == pytest.approx(sharpness(16, 128), rel=0.2)
-
-
-def test_hash_follows_the_picture_and_not_its_encoding() -> None:
-    ramp = np.tile(np.arange(0, 240, 4), (60, 1))
-    assert measure(ramp).dhash == "f" * 16  # brighter to the right everywhere
-    assert measure(ramp[:, ::-1]).dhash == "0" * 16
-    assert measure(ramp.T).dhash_down == "f" * 16
-    noise = np.random.default_rng(1).integers(0, 256, (40, 40, 3))
-    assert facts.measure(row(encode(noise))).dhash == facts.measure(row(encode(noise, "BMP"))).dhash
-
-
-def test_bytes_that_give_no_pixels_keep_their_reason() -> None:
-    found = facts.measure(row(b"<html>"))
-    assert (found.reason, found.decodes, found.format, found.width) == ("not_an_image", False, None, None)
-    assert facts.measure(row(b"")).reason == "empty"
+def fact(name: str = "cats/a.png", **measured: Any) -> facts.Facts:
+    return facts.Facts(name, "cats", None, "0" * 64, Measurement(**{"size_bytes": 9, "format": "PNG"} | measured))
 
 
 @pytest.mark.parametrize(
-    ("name", "matches"), [("a.png", True), ("A.PNG", True), ("a.jpg", False), ("png", False), ("a", False)]
+    ("name", "format", "matches"),
+    [
+        ("a.png", "PNG", True),
+        ("A.PNG", "PNG", True),
+        ("a.jpg", "PNG", False),
+        ("a.jpg", "JPEG", True),
+        ("a.JPEG", "JPEG", True),
+        ("a.tif", "TIFF", True),
+        ("a.heic", "HEIC", True),
+        ("a.png.jpg", "PNG", False),
+        ("png", "PNG", False),
+        ("a", "PNG", False),
+        ("", "PNG", False),
+        ("a.png", None, False),
+    ],
 )
-def test_extension(name: str, matches: bool) -> None:
-    assert measure(np.zeros((9, 9)), name=name).extension_matches is matches
+def test_extension(name: str, format: str | None, matches: bool) -> None:
+    assert fact(name, format=format).extension_matches is matches
 
 
-def test_damaged_bytes_stop_the_stage_and_name_the_file() -> None:
-    damaged = row(encode(np.zeros((9, 9)))) | {"image_id": "0" * 64}
-    with pytest.raises(IntegrityError, match=r"cats/a\.png"):
-        facts.measure(damaged)
+def test_sides_are_sorted_and_aspect_is_at_least_one() -> None:
+    assert fact(width=90, height=60).sides == (60, 90)
+    assert fact(width=60, height=90).sides == (60, 90)
+    assert fact(width=60, height=90).aspect == 1.5
+    assert fact(width=7, height=7).aspect == 1.0
 
 
-def test_two_processes_give_what_one_gives() -> None:
-    rng = np.random.default_rng(2)
-    rows = [row(encode(rng.integers(0, 256, (9, 9))), name=f"{number}.png") for number in range(70)]
-    alone = list(facts.measure_all(rows, 1))
-    assert list(facts.measure_all(rows, 2)) == alone
-    assert [fact.name for fact in alone] == [f"{number}.png" for number in range(70)]
+def test_without_pixels_there_is_nothing_to_say() -> None:
+    broken = fact(reason="truncated")
+    assert not broken.decodes
+    assert (broken.sides, broken.aspect, broken.sharpness) == (None, None, None)
+    assert fact(width=9, height=9).decodes
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "contrast", "sharpness"),
+    [(64, 64, 0.2, 0.3), (64, 900, 0.2, 0.3), (63, 900, 0.2, None), (900, 63, 0.2, None), (900, 900, 0.0, None)],
+)
+def test_sharpness_of_small_and_of_flat_pictures_is_not_compared(
+    width: int, height: int, contrast: float, sharpness: float | None
+) -> None:
+    found = fact(width=width, height=height, contrast=contrast, sharpness=0.3)
+    assert found.sharpness == sharpness
+    assert found.measured.sharpness == 0.3
+
+
+def test_facts_of_a_row_need_no_bytes() -> None:
+    measured = Measurement(9, "PNG")
+    row = {"name": "a", "label": "cats", "given_split": "val", "image_id": "1" * 64}
+    assert facts.of(row, measured) == facts.Facts("a", "cats", "val", "1" * 64, measured)
