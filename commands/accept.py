@@ -9,6 +9,7 @@ import typer
 
 from stages.core.errors import ConfigError, DataRejected
 
+CLASSES = Path("data/validate/classes.json")
 PROFILE = Path("data/validate/profile.json")
 RESULTS = Path("reports/validate/results.json")
 FEATURES = Path("data/feature_extract")
@@ -40,7 +41,7 @@ def accept(
     if dry_run:
         return
     features = feature_sketches.read(FEATURES, profile["sample"]["image_id"])
-    path = reviewed.accept(REVIEW, profile, results, features)
+    path = reviewed.accept(REVIEW, profile, documents.read_classes(CLASSES), results, features)
     typer.echo(f"wrote {path}; commit it, then `dvc repro`")
     if features is None:
         typer.echo(

@@ -2,7 +2,7 @@
 
 Reads   data/download/images, data/download/dataset.json, data/review/
 Writes  data/validate/facts.parquet, quarantine.parquet, classes.json, profile.json
-        reports/validate/index.html, results.json, results.md, failing.csv, expectations.json, data_docs/
+        reports/validate/index.html, results.json, results.md, failing.csv, expectations.json, tables/, data_docs/
 Run     python -m stages.validate
 
 Both folders are written even when a critical rule is broken; the stage then fails with exit code 3.
@@ -89,7 +89,7 @@ class ValidateParams(StageParams):
         {}, description="rule id to severity, where it is not to be the rule's own"
     )
     decode_seconds: float = Field(20.0, ge=0.1, le=3600, description="processor seconds that one image may take")
-    decode_megabytes: int = Field(1024, ge=64, le=65536, description="memory that decoding one image may take")
+    decode_megabytes: int = Field(2048, ge=64, le=65536, description="memory that decoding one image may take")
     workers: int = Field(2, ge=1, le=64, description="processes that decode; changes no result")
 
     def across(self, blocks: Mapping[str, StageParams]) -> Iterator[Problem]:
@@ -113,14 +113,17 @@ def main() -> str:
 
     classes = sorted(settings.classes or dataset["classes"])
     # Where params.yaml names the classes, a person has decided on them.
-    before = list(accepted["profile"]["classes"]) if accepted and settings.classes is None else None
+    before: list[str] | None = accepted["classes"] if accepted and settings.classes is None else None
     situation = expectations.Situation(
         classes, dataset["images"], class_set=before is not None,
         decisions=bool(decisions), drift=bool(drifts),
     )  # fmt: skip
-    by_class = evidence.class_table(known, classes, before)
+    by_class = evidence.class_table(known, classes)
+    labels = {*dataset["classes"], *(fact.label for fact in known.facts)}
+    lines = evidence.decision_table(known, decisions) if decisions else None
     asked = {"images": evidence.image_table(known), "classes": by_class}
-    asked |= {"decisions": evidence.decision_table(known, decisions)} if decisions else {}
+    asked |= {"class_set": evidence.class_set_table(labels, before)} if before is not None else {}
+    asked |= {"decisions": lines} if lines is not None else {}
     asked |= {"drift": evidence.drift_table(drifts)} if drifts else {}
     bad = quarantine.rows(known.facts, known.judged)
 
@@ -130,9 +133,12 @@ def main() -> str:
         documents.write(out / "classes.json", {"classes": classes})
         documents.write(out / "profile.json", current)
         (report / "data_docs").mkdir()
+        (report / "tables").mkdir()
+        for name, table in asked.items():
+            tables.write(report / "tables" / f"{name}.parquet", table)
         inquiry = data_docs.inquire(asked, expectations.rules(settings, situation), report / "data_docs")
         changed = changes.since(accepted, current, inquiry.answers) if accepted else None
-        record = verdict.results(inquiry.answers, known, by_class, drifts, changed, dataset["skipped"])
+        record = verdict.results(inquiry.answers, known, by_class, lines, drifts, changed, dataset["skipped"])
         documents.write(report / "results.json", record)
         (report / "results.md").write_text(validation_markdown.render(record), encoding="utf-8")
         documents.write(report / "expectations.json", inquiry.suites)

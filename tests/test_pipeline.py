@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 STAGES = ["download", "validate", "split", "feature_extract", "fine_tune", "evaluate", "export"]
 TRACKED = ["stages", "pretraining", "recipes", ".dvc/config", ".dvcignore", ".gitignore", "dvc.yaml"]
-TRACKED += ["data/images/.gitkeep"]
+TRACKED += ["data/images/.gitkeep", "data/review/decisions.csv"]
 
 
 class Checkout:
@@ -121,17 +121,24 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 
 def test_the_set_of_files_written(project: Checkout) -> None:
     written = {re.sub(r"images/[^/]+\.(parquet|png)$", r"images/*.\1", path) for path in project.files()}
-    written = {path for path in written if not path.startswith(("data/images/", "reports/validate/data_docs/"))}
+    written = {
+        path for path in written if not path.startswith(("data/images/", "data/review/", "reports/validate/data_docs/"))
+    }
     assert written == {
         "data/download/dataset.json",
         "data/download/source.json",
         "data/download/images/*.parquet",
         "data/validate/classes.json",
         "data/validate/facts.parquet",
+        "data/validate/profile.json",
         "data/validate/quarantine.parquet",
         "reports/validate/expectations.json",
         "reports/validate/index.html",
         "reports/validate/results.json",
+        "reports/validate/results.md",
+        "reports/validate/failing.csv",
+        "reports/validate/tables/classes.parquet",
+        "reports/validate/tables/images.parquet",
         "data/split/split.json",
         "data/split/split.parquet",
         "data/feature_extract/activations-train-00000.npy",

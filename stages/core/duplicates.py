@@ -3,7 +3,8 @@
 Two images look alike where a perceptual hash of the one is near to a hash of the other, whole or
 with its edges cut off, the coefficients behind the hashes point the same way, and shapes and colours agree.
 Candidates come from a fixed set of lookup tables, so that whether two images are found does not
-depend on the others: groups stay as they are when a data set grows. No step looks at all pairs.
+depend on the others, unless crowds share their keys (WINDOW): groups stay as they are when a data set
+grows. No step looks at all pairs.
 """
 
 from __future__ import annotations
@@ -80,8 +81,10 @@ def near_pairs(facts: Sequence[Facts], max_distance: int) -> Iterator[tuple[Indi
     grey = np.linalg.norm(chroma, axis=1) <= GREY
     for left, right in _candidates(hashes, max_distance):
         one, other = left // zooms, right // zooms
-        # A zoomed hash stands for a copy's edges; two zoomed ones would only repeat what the whole ones say.
-        fits = (one != other) & ((left % zooms == 0) | (right % zooms == 0))
+        # A zoomed hash stands for a copy whose edges are gone. Two at one zoom say what the whole ones say, once more:
+        # where those fell on the wrong side of their median, these may not have.
+        level, other_level = left % zooms, right % zooms
+        fits = (one != other) & ((level == 0) | (other_level == 0) | (level == other_level))
         fits &= np.abs(aspects[one] - aspects[other]) <= ASPECT_TOLERANCE * np.minimum(aspects[one], aspects[other])
         fits &= grey[one] | grey[other] | (np.linalg.norm(chroma[one] - chroma[other], axis=1) <= MAX_CHROMA)
         left, right = left[fits], right[fits]

@@ -8,7 +8,7 @@ only: the columns are null for a quarantined one, which already counts as bad.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,12 +52,18 @@ CLASSES = pa.schema(
         pa.field("images", pa.int64()),
         pa.field("accepted", pa.int64()),
         pa.field("times_smaller", pa.float64()),  # largest class / this one, accepted images
+    ]
+)
+CLASS_SET = pa.schema(
+    [
+        pa.field("label", pa.string()),
         pa.field("change", pa.string()),  # against the accepted data: "new", "gone", "was 'Cats'"
     ]
 )
 DECISIONS = pa.schema(
     [
         pa.field("decision", pa.string()),  # "line 3: deny cats/17.jpg"
+        pa.field("why", pa.string()),
         pa.field("without_effect", pa.string()),  # why, where it has none
     ]
 )
@@ -108,7 +114,9 @@ def image_table(known: Known) -> pa.Table:
         row: dict[str, Any] = {
             "name": fact.name,
             "label": fact.label,
-            "quarantine": None if decision or (reason == "label_conflict" and fact.image_id in won) else reason,
+            "quarantine": None
+            if reason == "denied" or (reason == "label_conflict" and fact.image_id in won)
+            else reason,
             # What people decided on is not complained of again.
             "shorter_side": fact.sides[0] if fact.sides and not decision else None,
             "longer_side": fact.sides[1] if fact.sides and not decision else None,
@@ -140,27 +148,29 @@ def image_table(known: Known) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=IMAGES)
 
 
-def class_table(known: Known, classes: Sequence[str], accepted_classes: Sequence[str] | None) -> pa.Table:
-    """Table of schema CLASSES: every class of `classes`, every other label an image carries, every class that
-    the accepted data had (None: not to be compared with)."""
+def class_table(known: Known, classes: Sequence[str]) -> pa.Table:
+    """Table of schema CLASSES: every class of `classes`, and every other label an image carries."""
     images = Counter(fact.label for fact in known.facts)
     accepted = Counter(fact.label for fact, reason in zip(known.facts, known.reasons, strict=True) if reason is None)
     largest = max(accepted.values(), default=0)
-    before = set(accepted_classes) if accepted_classes is not None else None
-    expected = {*classes, *images}
     rows = [
         {
             "label": label,
             "images": images[label],
-            # A class that is only remembered is found by the rule about the class set.
-            "accepted": accepted[label] if label in expected else None,
+            "accepted": accepted[label],
             # An empty class is found by its own, critical rule.
             "times_smaller": largest / accepted[label] if accepted[label] else None,
-            "change": _change(label, images, before),
         }
-        for label in sorted({*expected, *(before or ())})
+        for label in sorted({*classes, *images})
     ]
     return pa.Table.from_pylist(rows, schema=CLASSES)
+
+
+def class_set_table(classes: Iterable[str], accepted_classes: Iterable[str]) -> pa.Table:
+    """Table of schema CLASS_SET, a row per class of the data at hand or of the accepted data."""
+    now, before = set(classes), set(accepted_classes)
+    rows = [{"label": label, "change": _change(label, now, before)} for label in sorted(now | before)]
+    return pa.Table.from_pylist(rows, schema=CLASS_SET)
 
 
 def decision_table(known: Known, decisions: Sequence[Decision]) -> pa.Table:
@@ -174,6 +184,7 @@ def decision_table(known: Known, decisions: Sequence[Decision]) -> pa.Table:
     rows = [
         {
             "decision": str(decision),
+            "why": decision.why,
             "without_effect": "no such image"
             if decision.line in unused
             else hollow.get(decision.line) and f"still quarantined: {hollow[decision.line]}",
@@ -247,10 +258,8 @@ def _odd_colours(facts: Sequence[Facts]) -> str | None:
     return next((kind for kind, count in counts.items() if count <= FEW * len(facts)), None)
 
 
-def _change(label: str, images: Mapping[str, int], before: set[str] | None) -> str | None:
-    if before is None or (label in before and images[label]):
-        return None
+def _change(label: str, now: set[str], before: set[str]) -> str | None:
     if label in before:
-        return "gone"
-    former = next((other for other in sorted(before) if other.casefold() == label.casefold()), None)
+        return None if label in now else "gone"
+    former = next((other for other in sorted(before - now) if other.casefold() == label.casefold()), None)
     return f"was {former!r}" if former else "new"

@@ -1,6 +1,6 @@
 """The rules a data set must keep, as plain descriptions of Great Expectations' expectations.
 
-Each asks something of one of evidence's two tables. Great Expectations answers; what follows from
+Each asks something of one of evidence's tables. Great Expectations answers; what follows from
 the answer is decided here and in `verdict`: a broken `critical` rule rejects the data, a broken
 `warning` or `info` is reported and passes. Relations between images are columns of those tables, so
 that Great Expectations' own expectations say everything, and the suite can be used without graft.
@@ -16,7 +16,7 @@ from stages.core import evidence, quarantine
 
 Severity = Literal["critical", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info")
-TableName = Literal["images", "classes", "decisions", "drift"]
+TableName = Literal["images", "classes", "class_set", "decisions", "drift"]
 # Broken, they mean that the tables are wrong and not the data.
 UNCHANGEABLE = ("columns", "file_count")
 USUAL_MODES = ["RGB", "L", "1", "P", "PA", "LA", "RGBA"]
@@ -142,7 +142,7 @@ def _critical(limits: Limits, situation: Situation) -> list[Rule]:
                  "The classes are those of the accepted data.", 0.0,
                  "A class that is new, gone or written otherwise changes what the model's outputs mean. Undo it, "
                  "or bless it: `graft accept`, or name the classes in validate.classes.",
-                 table="classes")] if situation.class_set else []),
+                 table="class_set")] if situation.class_set else []),
         Rule(
             "class_count", "classes", "critical", "expect_table_row_count_to_be_between", {"min_value": 2},
             "There are at least 2 classes.",
@@ -219,8 +219,8 @@ def _warnings(limits: Limits, situation: Situation) -> list[Rule]:
               min_value=limits.uniform_below),
         *([_rows("decisions", "warning", "be_null", "without_effect",
                  "Every line of data/review/decisions.csv has an effect.", 0.0,
-                 "The image is gone, or its bytes are others than those decided on: look again, then mend or delete "
-                 "the line.",
+                 "The image is gone, its bytes are others than those decided on, or it has no pixels: look, "
+                 "then mend or delete the line.",
                  table="decisions")] if situation.decisions else []),
         *([_rows("drift", "warning", "be_null", "drifted",
                  "Nothing has drifted from the accepted data (false alarms: at most "

@@ -47,6 +47,8 @@ def visible(text: str) -> str:
     """`text` with control, direction-changing and broken characters spelt out: a newline is ⟨U+000A⟩."""
     if text.isascii() and text.isprintable():
         return text
+    # What only looks spelt out is spelt out too, or two names could be shown as one.
+    text = text.replace("⟨U+", "⟨U+27E8⟩U+")
     return "".join(
         f"⟨U+{ord(char):04X}⟩" if unicodedata.category(char) in _HIDDEN and char not in _JOINERS else char
         for char in text

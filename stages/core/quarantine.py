@@ -12,6 +12,7 @@ from stages.core.review import ALLOW, DENY, Decision
 
 # Ways to lose the process that decodes an image; a broken file that is only refused has a reason of `images`.
 LOST = ("decoder_crash", "timeout", "memory")
+EXPORTED = ("JPEG", "PNG", "GIF", "BMP", "WEBP")  # formats that the exported model decodes
 # In the order they are looked for: an image gets the first that fits.
 REASONS = (
     "denied", *images.REASONS, *LOST, "too_small", "aspect", "multi_frame", "label_conflict",
@@ -36,15 +37,15 @@ class Limits(Protocol):
 def judge(facts: Sequence[Facts], decisions: Sequence[Decision | None], limits: Limits) -> list[tuple[str, str] | None]:
     """For each image (reason, detail), or None where it is accepted.
 
-    A decision to allow overrides every reason but that there are no pixels to train on, or that
-    the same bytes are allowed under two labels.
+    A decision to allow overrides every reason but that there are no pixels to train on, that the exported
+    model could not read the format, or that the same bytes are allowed under two labels.
     """
     rivals = conflicts(facts, decisions)
     judged: list[tuple[str, str] | None] = []
     for fact, decision, rival in zip(facts, decisions, rivals, strict=True):
         if decision and decision.decision == DENY:
             judged.append(("denied", f"{decision.why} (decisions.csv, line {decision.line})"))
-        elif decision and fact.decodes:
+        elif decision and fact.decodes and fact.measured.format in EXPORTED:
             judged.append(_conflict(fact, rival))
         else:
             judged.append(_alone(fact, limits) or _conflict(fact, rival))

@@ -106,5 +106,5 @@ def _problem(fields: list[str]) -> str | None:
     if not name and not image_id:
         return "neither name nor image_id; one of them must say which image is meant"
     if image_id and not re.fullmatch("[0-9a-f]{64}", image_id):
-        return f"image_id {image_id!r}; must be 64 hex digits, as in quarantine.csv"
+        return f"image_id {image_id!r}; must be 64 hex digits, as in failing.csv and results.json"
     return None if why.strip() else "why is empty; say it for whoever reviews this file"

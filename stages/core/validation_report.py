@@ -106,7 +106,7 @@ def pictured(view: View) -> list[str]:
         for group in view.record[section]["listed"][:GROUPS_PICTURED]:
             names += group["names"][:PICTURES_PER_GROUP]
     names += [name for _, name in view.outliers]
-    names += [row["name"] for row in view.quarantine[:QUARANTINE_PICTURED]]
+    names += [row["name"] for row in _some_of_each(view.quarantine)[:QUARANTINE_PICTURED]]
     return list(dict.fromkeys(names))
 
 
@@ -214,6 +214,7 @@ def _noted(view: View, rule: Mapping[str, Any], name: str, value: Any) -> str:
 
 def _changes(page: Page, view: View) -> None:
     page.heading("Since the accepted data", id="changes")
+    page.paragraph("`graft changes` compares with the report of any commit.")
     changes = view.record["changes"]
     if changes is None:
         page.paragraph(
@@ -244,12 +245,17 @@ def _changes(page: Page, view: View) -> None:
 def _drift(page: Page, view: View) -> None:
     drifts = view.record["drift"]
     drifted = [one["quantity"] for one in drifts if one["drifted"]]
+    tested = [one for one in drifts if one["test"] != "none"]
     page.heading("Drift", 3, id="drift")
-    page.paragraph(
-        f"Drifted: {', '.join(drifted)}."
-        if drifted
-        else "Nothing has drifted: no difference is beyond chance and large enough to matter."
-    )
+    if drifted:
+        page.paragraph(f"Drifted: {', '.join(drifted)}.")
+    elif tested:
+        page.paragraph(
+            f"Of {len(tested)} quantities that could be tested none has drifted: no difference is beyond chance and "
+            "large enough to matter."
+        )
+    else:
+        page.paragraph(f"Nothing could be tested. {drifts[0]['detail']}.")
     page.table(
         ["quantity", "outcome", "accepted data", "now", "effect", "p", "measured as", "test", "remark"],
         [
@@ -285,7 +291,7 @@ def _classes(page: Page, view: View) -> None:
     page.bars(
         [(label, row["accepted"]) for label, row in classes.items()],
         unit="images",
-        hrefs=[f"#rows?label={label}" for label in classes],
+        hrefs=[f"#rows?accepted label={label}" for label in classes],
     )
     short: list[list[Cell]] = [
         [label, row["images"], row["accepted"], row["images"] - row["accepted"]]
@@ -297,13 +303,14 @@ def _classes(page: Page, view: View) -> None:
 
 
 def _distributions(page: Page, view: View) -> None:
-    decoded = [fact for fact in view.known.facts if fact.decodes]
+    decoded = [fact for fact, judged in zip(view.known.facts, view.known.judged, strict=True) if judged is None]
     if not decoded:
         return
     page.heading("Sizes, light and colour", id="distributions")
     sample = view.accepted["profile"]["sample"] if view.accepted else None
-    if sample:
-        page.paragraph("The outline is the accepted data.")
+    page.paragraph(
+        "Of accepted images." + " The outline is the data last accepted, one image of each group." * bool(sample)
+    )
     for column, axis, limits in DISTRIBUTIONS:
         values = [value for value in map(_value(column), decoded) if value is not None]
         before = [value for value in sample[column] if value is not None] if sample else []
@@ -379,7 +386,7 @@ def _listing(page: Page, view: View, thumbnails: Thumbnails, section: Mapping[st
     total = section["groups"] if "groups" in section else section["exact"] + section["near"]
     hidden = total - len(section["listed"])
     if hidden:
-        page.paragraph(f"{_count(hidden, 'smaller group')} more; facts.parquet has them all, in `group`.")
+        page.paragraph(f"{_count(hidden, 'group')} more; facts.parquet has them all, in `group` and `conflicts_with`.")
 
 
 def _whose(view: View, name: str) -> list[str]:
@@ -409,27 +416,21 @@ def _left_out(page: Page, view: View, thumbnails: Thumbnails) -> None:
     else:
         page.paragraph("These files are in the data set but are not trained on.")
         reasons = view.record["quarantined"]
+        shown = _some_of_each(quarantine)
         page.bars(list(reasons.items()), unit="files", hrefs=[f"#quarantined?reason={reason}" for reason in reasons])
         rows: list[list[Cell]] = [
             [Picture(thumbnails.get(row["name"]), row["name"]), row["name"], row["label"],
              Badge(row["reason"], "warn"), row["detail"], row["image_id"][:8]]
-            for row in quarantine[:QUARANTINE_LISTED]
+            for row in shown
         ]  # fmt: skip
         page.table(
             ["picture", "name", "label", "reason", "detail", "image_id"], rows, id="quarantined", sortable=True,
-            filterable=True, tags=[[f"reason={row['reason']}"] for row in quarantine[:QUARANTINE_LISTED]],
+            filterable=True, tags=[[f"reason={row['reason']}"] for row in shown],
         )  # fmt: skip
         if len(quarantine) > QUARANTINE_LISTED:
             hidden = len(quarantine) - QUARANTINE_LISTED
             page.paragraph(f"{_count(hidden, 'file')} more; data/validate/quarantine.parquet lists them all.")
-    decided = [
-        [str(decision), decision.why, "applied" if decision.line not in unused else "no such image"]
-        for unused in [{one.line for one in view.known.review.unused}]
-        for decision in sorted(
-            {one.line: one for one in (*view.known.review.decisions, *view.known.review.unused) if one}.values(),
-            key=lambda one: one.line,
-        )
-    ]
+    decided = [[row["decision"], row["why"], row["without_effect"] or "applied"] for row in view.record["decisions"]]
     if decided:
         page.heading("Decided by people", 3, id="decisions")
         page.table(["decisions.csv", "why", "outcome"], decided, id="decided", sortable=True)
@@ -439,6 +440,15 @@ def _left_out(page: Page, view: View, thumbnails: Thumbnails) -> None:
         page.table(["name", "reason"], [[row["name"], row["reason"]] for row in skipped[:QUARANTINE_LISTED]])
         if len(skipped) > QUARANTINE_LISTED:
             page.paragraph(f"{_count(len(skipped) - QUARANTINE_LISTED, 'file')} more; see results.json.")
+
+
+def _some_of_each(quarantine: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """As many files as are listed, one of each reason in turn."""
+    by_reason: defaultdict[str, list[Mapping[str, str]]] = defaultdict(list)
+    for row in quarantine:
+        by_reason[row["reason"]].append(row)
+    turns = zip_longest(*by_reason.values())
+    return [row for turn in turns for row in turn if row is not None][:QUARANTINE_LISTED]
 
 
 def _all_rules(page: Page, view: View) -> None:
@@ -464,7 +474,13 @@ def _all_rules(page: Page, view: View) -> None:
 
 def _observed(rule: Mapping[str, Any]) -> Cell:
     """What was found, linked to the rows it is about."""
-    target = {"images": f"#rows?rule={rule['id']}", "classes": "#classes", "drift": "#drifts", "decisions": "#decided"}
+    target = {
+        "images": f"#rows?rule={rule['id']}",
+        "classes": "#classes",
+        "class_set": "#rule-class_set",
+        "drift": "#drifts",
+        "decisions": "#decided",
+    }
     text = observation(rule)
     return Link(text, target[rule["table"]]) if rule["failing"] else text
 
@@ -475,8 +491,10 @@ def _rows(page: Page, view: View) -> None:
     total = len(view.known.facts)
     found: defaultdict[str, list[str]] = defaultdict(list)
     for row in view.failing:
-        found[row["name"]].append(row["rule"])
-    sizes = Counter(view.known.groups)
+        if row["image_id"]:  # a class may be called as an image is
+            found[row["name"]].append(row["rule"])
+    pairs = zip(view.known.groups, view.known.judged, strict=True)
+    sizes = Counter(group for group, judged in pairs if judged is None)
     rows: list[list[Cell]] = []
     tags: list[list[str]] = []
     for at in chosen:
@@ -489,7 +507,7 @@ def _rows(page: Page, view: View) -> None:
              round(measured.brightness, 3), fact.sharpness and round(fact.sharpness, 4), fact.image_id[:8]]
         )  # fmt: skip
         tags.append(
-            [f"label={fact.label}", "quarantined" if judged else "accepted",
+            [f"label={fact.label}", *(["quarantined"] if judged else ["accepted", f"accepted label={fact.label}"]),
              *(f"rule={rule}" for rule in found.get(fact.name, ())),
              *(["duplicate"] if sizes[view.known.groups[at]] > 1 and not judged else [])]
         )  # fmt: skip
@@ -511,8 +529,10 @@ def _chosen(view: View) -> list[int]:
     total = len(view.known.facts)
     if total <= ROWS_LISTED:
         return list(range(total))
-    failing = (row["name"] for rows in view.failing_of.values() for row in rows[:ROWS_PER_RULE])
-    order = [view.by_name[name] for name in failing if name in view.by_name]
+    order = [view.by_name[row["name"]] for row in _some_of_each(view.quarantine)]
+    failing = zip_longest(*(rows[:ROWS_PER_RULE] for rows in view.failing_of.values()))
+    # A class may be called as an image is; only rows of images have an image_id.
+    order += [view.by_name[row["name"]] for turn in failing for row in turn if row and row["image_id"]]
     for group in view.record["duplicate_groups"]["listed"]:
         order += [view.by_name[name] for name in group["names"]]
     by_class: defaultdict[str, list[int]] = defaultdict(list)

@@ -39,14 +39,16 @@ def results(
     answers: Sequence[Answer],
     known: Known,
     classes: pa.Table,
+    decisions: pa.Table | None,
     drifts: Sequence[Drift],
     changes: Mapping[str, Any] | None,
     skipped: Sequence[Mapping[str, str]],
 ) -> dict[str, Any]:
     """The record of one validation, made of JSON values only.
 
-    `classes` is evidence.class_table's; `changes` is what became different since the accepted data
-    (None where none was accepted); `skipped` is what download left out, as {name, reason}.
+    `classes` is evidence.class_table's, `decisions` evidence.decision_table's; `changes` is what became
+    different since the accepted data (None where none was accepted); `skipped` is what download left out,
+    as {name, reason}.
     """
     failed = [answer for answer in answers if not answer.success]
     critical = any(answer.rule.severity == "critical" for answer in failed)
@@ -60,9 +62,10 @@ def results(
         "quarantined": dict(sorted(Counter(reason for reason in reasons if reason).items())),
         "rules": [_record(answer, ids) for answer in answers],
         "classes": {
-            row["label"]: {"images": row["images"], "accepted": row["accepted"] or 0} for row in classes.to_pylist()
+            row["label"]: {"images": row["images"], "accepted": row["accepted"]} for row in classes.to_pylist()
         },
         **_duplicates(known),
+        "decisions": decisions.to_pylist() if decisions is not None else [],
         "drift": [asdict(one) for one in drifts],
         "changes": changes,
         "skipped_by_download": [{"name": row["name"], "reason": row["reason"]} for row in skipped],
@@ -81,13 +84,18 @@ def failing_rows(answers: Sequence[Answer], facts: Sequence[Facts]) -> list[dict
                     "rule": answer.rule.id,
                     "severity": answer.rule.severity,
                     "rule_kept": "yes" if answer.success else "no",
-                    "name": name,
-                    "label": fact.label if fact else "",
+                    "name": _one_line(name),
+                    "label": _one_line(fact.label) if fact else "",
                     "image_id": fact.image_id if fact else "",
-                    "value": value,
+                    "value": _one_line(value) if isinstance(value, str) else value,
                 }
             )
     return rows
+
+
+def _one_line(text: str) -> str:
+    """Python's CSV writer does not quote a lone carriage return, which spreadsheets take for the end of a row."""
+    return text.replace("\r", "⟨U+000D⟩")
 
 
 def failed_rules(record: Mapping[str, Any], severity: str | None = None) -> list[dict[str, Any]]:
@@ -121,6 +129,7 @@ def summary(record: Mapping[str, Any]) -> str:
 UNITS = {
     "images": ("file", "files"),
     "classes": ("class", "classes"),
+    "class_set": ("class", "classes"),
     "decisions": ("line", "lines"),
     "drift": ("quantity", "quantities"),
 }

@@ -35,6 +35,7 @@ ROWS_SHOWN = 24  # failing rows per rule
 KEYS = {
     "images": "name",
     "classes": "label",
+    "class_set": "label",
     "decisions": "decision",
     "drift": "quantity",
 }  # the column that names a row
@@ -177,9 +178,11 @@ def _exception(info: Mapping[str, Any]) -> str | None:
 
 
 def _without_ids(value: Any) -> Any:
-    """Great Expectations draws its ids at random, and nothing refers to them."""
+    """Great Expectations draws its ids at random, and nothing refers to them. Texts are escaped for its pages alone."""
     if isinstance(value, dict):
         return {key: _without_ids(part) for key, part in value.items() if key != "id"}
+    if isinstance(value, str):
+        return html.unescape(value)
     return [_without_ids(part) for part in value] if isinstance(value, list) else value
 
 

@@ -47,7 +47,9 @@ def of_shards(folder: Path, images_stored: int, limits: Limits) -> list[Facts]:
     Every image's bytes are compared with its image_id, known or not. Raises IntegrityError where they
     differ, and what `tables.iterate` raises.
     """
-    memo = Memo(Path(MEMO) / fingerprint([images, measurement], measurement.VERSIONS), MEASUREMENTS)
+    # What a file gives can depend on the limits: a codec out of memory may only say that the file is broken.
+    limited = {"cpu_seconds": str(limits.cpu_seconds), "memory_bytes": str(limits.memory_bytes)}
+    memo = Memo(Path(MEMO) / fingerprint([images, measurement], {**measurement.VERSIONS, **limited}), MEASUREMENTS)
     known = _measurements(memo.read())
     rows: list[dict[str, Any]] = []
     asked: list[tuple[str, int, str | None]] = []  # image_id, size and format of what is not known
@@ -76,7 +78,7 @@ def of_shards(folder: Path, images_stored: int, limits: Limits) -> list[Facts]:
         for at, found in enumerate(measured):
             image_id, size, format = asked[at]
             if isinstance(found, Lost):
-                # Not kept: another machine, or another limit, may do better.
+                # Not kept: another machine may do better.
                 known[image_id] = Measurement(size, format, found.reason, found.detail)
                 continue
             known[image_id] = found

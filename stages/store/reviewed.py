@@ -29,14 +29,16 @@ def decisions(folder: Path) -> list[Decision]:
 
 
 def accepted(folder: Path) -> dict[str, Any] | None:
-    """{"profile", "rules", "features"} as `accept` wrote it; None where none was written yet. Raises ConfigError."""
+    """{"profile", "classes", "rules", "features"} as `accept` wrote it, or None. Raises ConfigError."""
     path = folder / ACCEPTED
     if not path.exists():
         return None
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict) or set(value) != {"profile", "rules", "features"}:
-            raise ValueError("must hold profile, rules and features")
+        if not isinstance(value, dict) or set(value) != {"profile", "classes", "rules", "features"}:
+            raise ValueError("must hold profile, classes, rules and features")
+        if not isinstance(value["classes"], list) or not all(isinstance(label, str) for label in value["classes"]):
+            raise ValueError(f"classes is {value['classes']!r}, must be a list of names")
         if not isinstance(value["rules"], dict) or not _is_sketch(value["features"]):
             raise ValueError("rules must map names to numbers, and features be null or hold trunk and of")
         for rule, failing in value["rules"].items():
@@ -49,11 +51,14 @@ def accepted(folder: Path) -> dict[str, Any] | None:
         ) from error
 
 
-def accept(folder: Path, current: dict[str, Any], results: dict[str, Any], features: dict[str, Any] | None) -> Path:
-    """Write accepted.json: the profile of data that a person blesses, how many rows failed each rule, and, where
-    there are any, a sketch of the features (`feature_sketches.read`)."""
+def accept(
+    folder: Path, current: dict[str, Any], classes: list[str], results: dict[str, Any], features: dict[str, Any] | None
+) -> Path:
+    """Write accepted.json: the profile and classes of data that a person blesses, how many rows failed each rule,
+    and, where there are any, a sketch of the features (`feature_sketches.read`)."""
     value = {
         "profile": current,
+        "classes": classes,
         "rules": {rule["id"]: rule["failing"] for rule in results["rules"]},
         "features": features,
     }

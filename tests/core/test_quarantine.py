@@ -158,7 +158,9 @@ def test_allow_of_one_label_settles_a_conflict_and_keeps_the_other_out() -> None
     assert found.reasons == [None, "label_conflict"]
     assert counted(found, "conflicts_with") == [None, None]  # the critical rule is kept
     assert counted(found, "quarantine") == [None, None]
-    assert evidence.decision_table(found, [one for one in found.review.decisions if one])[1].to_pylist() == [None]
+    assert evidence.decision_table(found, [one for one in found.review.decisions if one])[
+        "without_effect"
+    ].to_pylist() == [None]
 
 
 def test_allow_of_one_label_frees_every_copy_of_that_label() -> None:

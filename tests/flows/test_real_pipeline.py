@@ -63,7 +63,7 @@ def test_the_flow_and_a_gpu_worker_make_what_dvc_repro_makes(tmp_path: Path, pre
     assert (there / ".graft" / "checkpoints").is_dir()
     assert not (here.folder / ".graft" / "checkpoints").exists()
     folders = {path.name for path in (there / "data").iterdir() if path.is_dir()}
-    assert folders <= {"images", "feature_extract", "fine_tune"}
+    assert folders <= {"images", "review", "feature_extract", "fine_tune"}
     run = worker_runs(prefect_server)[0]
     line = prefect_server.wait_for_log(run.id, "tail 1 epochs", 30)
     assert line.endswith("on CPU")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -181,6 +182,7 @@ def test_clean_images_are_accepted(root: Path) -> None:
         "data/validate/profile.json",
         "reports/validate/index.html", "reports/validate/results.json", "reports/validate/expectations.json",
         "reports/validate/results.md", "reports/validate/failing.csv",
+        "reports/validate/tables/images.parquet", "reports/validate/tables/classes.parquet",
         *(f"reports/validate/data_docs/{name}.html"
           for name in ("index", "images", "images_rules", "classes", "classes_rules")),
     }  # fmt: skip
@@ -600,15 +602,84 @@ def test_the_memo_changes_no_byte_and_neither_does_damage_to_it(root: Path) -> N
 
 def test_the_suite_can_be_taken_along(root: Path) -> None:
     """Great Expectations alone, on the tables' own columns, gives the same answers from expectations.json."""
-    pack([*clean(), ("dogs/copy.png", "dogs", None, clean()[7][3])])
+    rows = [(name, {"dogs": "R&D <b>"}.get(label, label), split, data) for name, label, split, data in clean()]
+    pack([*rows, ("dogs/copy.png", "cats", None, rows[2][3])])
     validate.main()
     import great_expectations as gx
 
     suites = documents.read(validate.REPORT / "expectations.json")
     assert set(suites) == {"images", "classes"}
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    source = context.data_sources.add_pandas("taken along")
+    outcomes = {rule["id"]: rule["success"] for rule in results()["rules"]}
     asked = 0
     for suite in suites.values():
         loaded = gx.ExpectationSuite(name=suite["name"], expectations=suite["expectations"])
+        frame = pq.read_table(validate.REPORT / "tables" / f"{suite['name']}.parquet").to_pandas()
+        batch = source.add_dataframe_asset(suite["name"]).add_batch_definition_whole_dataframe("all")
+        for answer in batch.get_batch({"dataframe": frame}).validate(loaded).results:
+            assert answer.success == outcomes[answer.expectation_config.meta["rule"]]
         asked += len(loaded.expectations)
         assert {expectation.severity.value for expectation in loaded.expectations} <= {"critical", "warning", "info"}
     assert asked == len(results()["rules"])
+
+
+def test_junk_that_is_alike_is_no_label_conflict(root: Path) -> None:
+    pack([*clean(), ("cats/e.jpg", "cats", None, b""), ("dogs/e.jpg", "dogs", None, b"")], max_bad_fraction=0.2)
+    assert "12 of 14 images accepted" in validate.main()
+    assert results()["label_conflicts"]["groups"] == 0
+
+
+def test_two_names_that_look_alike_once_spelt_out_are_two(root: Path) -> None:
+    pack([*clean(), ("cats/x\ny.png", "cats", None, encode(picture())),
+          ("cats/x⟨U+000A⟩y.png", "cats", None, encode(picture()))])  # fmt: skip
+    assert "14 of 14 images accepted" in validate.main()
+
+
+def test_a_class_that_is_remembered_is_not_counted(root: Path) -> None:
+    accept(clean())
+    pack([row for row in clean() if row[1] == "cats"], severity={"class_set": "warning"})
+    with pytest.raises(DataRejected, match="class_count"):
+        validate.main()
+    assert list(results()["classes"]) == ["cats"]
+
+
+def test_a_class_without_accepted_images_can_be_accepted(root: Path) -> None:
+    settings = {"severity": {"images_per_class": "warning"}}
+    pack(clean(), found=["birds", "cats", "dogs"], **settings)
+    validate.main()
+    accepting.accept(dry_run=False)
+    validate.main()
+    assert "class_set" not in broken("critical")
+
+
+def test_no_line_of_failing_csv_begins_in_the_middle_of_a_name(root: Path) -> None:
+    pack([*clean(), ("cats/a\r=HYPERLINK(1)", "cats", None, b"x")], max_bad_fraction=0.2)
+    validate.main()
+    with (validate.REPORT / "failing.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert {len(row) for row in rows} == {len(verdict.FAILING_COLUMNS)}
+    assert "cats/a⟨U+000D⟩=HYPERLINK(1)" in {row[3] for row in rows}
+    assert "\r" not in (validate.REPORT / "failing.csv").read_bytes().decode()
+
+
+def test_an_image_the_exported_model_cannot_read_cannot_be_allowed(root: Path) -> None:
+    Path("data/review").mkdir(parents=True)
+    Path("data/review/decisions.csv").write_text("decision,name,image_id,why\nallow,cats/t.tif,,please\n")
+    pack([*clean(), ("cats/t.tif", "cats", None, encode(picture(), "TIFF"))], max_bad_fraction=0.0)
+    with pytest.raises(DataRejected, match="bad_files"):
+        validate.main()
+    assert "still quarantined: format" in Parsed((validate.REPORT / "index.html").read_text()).text
+
+
+def test_other_limits_are_other_facts(root: Path) -> None:
+    """What an image gave under one limit of memory says nothing about another, whatever the codec called it."""
+    noise = np.random.default_rng(0).integers(0, 256, (3500, 3500, 3), dtype=np.uint8)
+    large = encode(Image.fromarray(noise), "JPEG", quality=20, progressive=True, subsampling=0)
+    pack([*clean(), ("cats/large.jpg", "cats", None, large)], max_bad_fraction=0.2, decode_megabytes=64)
+    validate.main()
+    assert facts()["cats/large.jpg"]["quarantine"] in ("memory", "decoder_error", "truncated")
+    Path("params.yaml").write_text(json.dumps({"validate": {"min_images_per_class": 2}}))
+    validate.main()
+    assert facts()["cats/large.jpg"]["quarantine"] is None

@@ -65,7 +65,7 @@ def pages(report: Path) -> list[Path]:
 
 
 def test_no_page_complains_or_fetches_anything(report: Path, browser: Browser) -> None:
-    assert len(pages(report)) == 1 + 1 + 2 * 3  # ours, the index of Data Docs, and two per table
+    assert len(pages(report)) == 1 + 1 + 2 * 4  # ours, the index of Data Docs, and two per table
     for page in pages(report):
         browser.open(page)
         assert browser.console() == [], page.name

@@ -52,20 +52,23 @@ def test_what_was_accepted_comes_back(tmp_path: Path) -> None:
     folder = tmp_path / "data" / "review"
     for label in ("cats", '日本 "cats"\n\u2028 \\ {}'):
         for features in (SKETCH, None):
-            path = reviewed.accept(folder, current(label=label), RESULTS, features)
+            path = reviewed.accept(folder, current(label=label), ["cats", "dogs"], RESULTS, features)
             assert path == folder / reviewed.ACCEPTED
             assert reviewed.accepted(folder) == {
-                "profile": current(label=label), "rules": {"dark": 3, "class_count": 0}, "features": features,
+                "profile": current(label=label), "classes": ["cats", "dogs"], "rules": {"dark": 3, "class_count": 0}, "features": features,
             }  # fmt: skip
             assert list(folder.iterdir()) == [path]
 
 
 def test_the_same_data_gives_the_same_bytes_and_little_changes_few_lines(tmp_path: Path) -> None:
-    first = reviewed.accept(tmp_path, current(), RESULTS, SKETCH).read_bytes()
+    first = reviewed.accept(tmp_path, current(), ["cats", "dogs"], RESULTS, SKETCH).read_bytes()
     turned = {"rules": RESULTS["rules"][::-1]}
-    assert reviewed.accept(tmp_path, dict(reversed(current().items())), turned, SKETCH).read_bytes() == first
+    assert (
+        reviewed.accept(tmp_path, dict(reversed(current().items())), ["cats", "dogs"], turned, SKETCH).read_bytes()
+        == first
+    )
     other = {"rules": [{"id": "dark", "failing": 4}, RESULTS["rules"][1]]}
-    second = reviewed.accept(tmp_path, current(), other, SKETCH).read_bytes()
+    second = reviewed.accept(tmp_path, current(), ["cats", "dogs"], other, SKETCH).read_bytes()
     lines, others = first.splitlines(), second.splitlines()
     assert sum(line != after for line, after in zip(lines, others, strict=True)) == 1
     assert first.endswith(b"}\n")
@@ -126,7 +129,7 @@ BROKEN: dict[str, Callable[[Path], bytes]] = {
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_broken_file_is_named_with_what_to_do(tmp_path: Path, fault: str) -> None:
-    path = reviewed.accept(tmp_path, current(), RESULTS, SKETCH)
+    path = reviewed.accept(tmp_path, current(), ["cats", "dogs"], RESULTS, SKETCH)
     before = path.read_bytes()
     after = BROKEN[fault](path)
     assert after != before
@@ -138,22 +141,22 @@ def test_a_broken_file_is_named_with_what_to_do(tmp_path: Path, fault: str) -> N
 
 
 def test_accepting_again_mends_a_broken_file(tmp_path: Path) -> None:
-    path = reviewed.accept(tmp_path, current(), RESULTS, SKETCH)
+    path = reviewed.accept(tmp_path, current(), ["cats", "dogs"], RESULTS, SKETCH)
     path.write_bytes(conflict(path))
-    reviewed.accept(tmp_path, current(), RESULTS, SKETCH)
+    reviewed.accept(tmp_path, current(), ["cats", "dogs"], RESULTS, SKETCH)
     assert reviewed.accepted(tmp_path) is not None
 
 
 def test_what_cannot_be_written_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = reviewed.accept(tmp_path, current(), RESULTS, SKETCH)
+    path = reviewed.accept(tmp_path, current(), ["cats", "dogs"], RESULTS, SKETCH)
     before = path.read_bytes()
     with pytest.raises(ValueError, match="JSON"):
-        reviewed.accept(tmp_path, current() | {"images": float("nan")}, RESULTS, SKETCH)
+        reviewed.accept(tmp_path, current() | {"images": float("nan")}, ["cats", "dogs"], RESULTS, SKETCH)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as a full disk: the first bytes go through
     try:
         with pytest.raises(OSError, match="too large"):
-            reviewed.accept(tmp_path, current(40), RESULTS, SKETCH)
+            reviewed.accept(tmp_path, current(40), ["cats", "dogs"], RESULTS, SKETCH)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
