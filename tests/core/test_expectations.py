@@ -19,7 +19,8 @@ from stages.validate import ValidateParams
 CLASSES = ["cats", "dogs"]
 EVERY = Situation(CLASSES, 7, class_set=True, decisions=True, drift=True)
 SCHEMAS = {
-    "images": evidence.IMAGES, "classes": evidence.CLASSES, "class_set": evidence.CLASS_SET, "decisions": evidence.DECISIONS, "drift": evidence.DRIFT,
+    "images": evidence.IMAGES, "classes": evidence.CLASSES, "class_set": evidence.CLASS_SET,
+    "decisions": evidence.DECISIONS, "drift": evidence.DRIFT,
 }  # fmt: skip
 OPTIONAL = {"class_set": "class_set", "decisions": "decisions", "drift": "drift"}  # rule: its table
 CRITICAL = [

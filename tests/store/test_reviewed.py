@@ -55,7 +55,8 @@ def test_what_was_accepted_comes_back(tmp_path: Path) -> None:
             path = reviewed.accept(folder, current(label=label), ["cats", "dogs"], RESULTS, features)
             assert path == folder / reviewed.ACCEPTED
             assert reviewed.accepted(folder) == {
-                "profile": current(label=label), "classes": ["cats", "dogs"], "rules": {"dark": 3, "class_count": 0}, "features": features,
+                "profile": current(label=label), "classes": ["cats", "dogs"],
+                "rules": {"dark": 3, "class_count": 0}, "features": features,
             }  # fmt: skip
             assert list(folder.iterdir()) == [path]
 
