@@ -84,8 +84,8 @@ def record(
         )
         for rule in expectations.rules(ValidateParams(), situation)
     ]  # fmt: skip
-    classes = evidence.class_table(known, ["cats", "dogs"], None)
-    return verdict.results(answers, known, classes, drifts, changes, [])
+    classes = evidence.class_table(known, ["cats", "dogs"])
+    return verdict.results(answers, known, classes, None, drifts, changes, [])
 
 
 def drift(quantity: str, accepted: str, current: str, drifted: bool = True) -> Drift:
