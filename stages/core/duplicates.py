@@ -81,10 +81,13 @@ def near_pairs(facts: Sequence[Facts], max_distance: int) -> Iterator[tuple[Indi
     grey = np.linalg.norm(chroma, axis=1) <= GREY
     for left, right in _candidates(hashes, max_distance):
         one, other = left // zooms, right // zooms
-        # A zoomed hash stands for a copy whose edges are gone. Two at one zoom say what the whole ones say, once more:
-        # where those fell on the wrong side of their median, these may not have.
+        # A zoomed hash stands for a copy whose edges are gone. Two at one zoom are only another chance to find two
+        # wholes that fell into no table together: it is the wholes that must agree.
         level, other_level = left % zooms, right % zooms
-        fits = (one != other) & ((level == 0) | (other_level == 0) | (level == other_level))
+        same = (level == other_level) & (level > 0)
+        left, right = np.where(same, left - level, left), np.where(same, right - other_level, right)
+        fits = (one != other) & (same | (level == 0) | (other_level == 0))
+        fits &= np.bitwise_count(hashes[left] ^ hashes[right]) <= max_distance
         fits &= np.abs(aspects[one] - aspects[other]) <= ASPECT_TOLERANCE * np.minimum(aspects[one], aspects[other])
         fits &= grey[one] | grey[other] | (np.linalg.norm(chroma[one] - chroma[other], axis=1) <= MAX_CHROMA)
         left, right = left[fits], right[fits]
