@@ -144,7 +144,7 @@ def main() -> str:
         documents.write(report / "expectations.json", inquiry.suites)
         failing = verdict.failing_rows(inquiry.answers, known.facts)
         tables.write_csv(report / "failing.csv", failing, verdict.FAILING_COLUMNS)
-        view = validation_report.View(record, known, failing, bad, current, accepted)
+        view = validation_report.View(record, known, failing, bad, accepted)
         shown = measurements.thumbnails(SHARDS, validation_report.pictured(view), _limits(settings))
         page = validation_report.render(view, shown)
         (report / "index.html").write_text(page, encoding="utf-8")

@@ -194,25 +194,6 @@ def compare_features(
     return replace(found, adjusted=found.p_value, drifted=drifted)
 
 
-def classes_changed(
-    accepted: Mapping[str, Any], current: Mapping[str, Any]
-) -> tuple[list[str], list[str], list[tuple[str, str]]]:
-    """Classes that have accepted images in one profile only: added, removed, and (old, new) where only case differs.
-
-    All sorted; a renamed class is in neither of the first two.
-    """
-    added = sorted(set(current["classes"]) - set(accepted["classes"]))
-    removed = sorted(set(accepted["classes"]) - set(current["classes"]))
-    renamed = []
-    for old in list(removed):
-        new = next((label for label in added if label.casefold() == old.casefold()), None)
-        if new is not None:
-            renamed.append((old, new))
-            removed.remove(old)
-            added.remove(new)
-    return added, removed, renamed
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's (1979) adjusted p-values, 0-1, in the order given.
 

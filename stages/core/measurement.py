@@ -1,8 +1,8 @@
 """What is measured of an image's bytes: a pure function, and so kept from run to run.
 
 The picture is decoded whole, by the decoder that trains; everything else is taken from a few small
-versions of it, so that measuring costs little beside decoding. All sums are of whole numbers: an
-image's figures do not depend on which others are measured with it.
+versions of it, so that measuring costs little beside decoding. Sums are of whole numbers, or of one
+image's own row: its figures do not depend on which others are measured with it.
 """
 
 from __future__ import annotations

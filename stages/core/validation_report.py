@@ -67,7 +67,6 @@ class View:
     known: Known
     failing: Sequence[Mapping[str, Any]]  # verdict.failing_rows'
     quarantine: Sequence[Mapping[str, str]]  # rows of quarantine.parquet
-    profile: Mapping[str, Any]
     accepted: Mapping[str, Any] | None  # as `graft accept` wrote it
 
     @cached_property
@@ -507,7 +506,7 @@ def _rows(page: Page, view: View) -> None:
              round(measured.brightness, 3), fact.sharpness and round(fact.sharpness, 4), fact.image_id[:8]]
         )  # fmt: skip
         tags.append(
-            [f"label={fact.label}", *(["quarantined"] if judged else ["accepted", f"accepted label={fact.label}"]),
+            [*(["quarantined"] if judged else ["accepted", f"accepted label={fact.label}"]),
              *(f"rule={rule}" for rule in found.get(fact.name, ())),
              *(["duplicate"] if sizes[view.known.groups[at]] > 1 and not judged else [])]
         )  # fmt: skip

@@ -236,9 +236,6 @@ def test_the_same_profiles_give_the_same_answer_also_from_json_and_in_any_order(
 def test_classes_with_nothing_in_common() -> None:
     old = [dataclasses.replace(fact, label=f"{fact.label} breed") for fact in OLD]
     assert "class mix" in drifted(compared(OLD, old))
-    assert drift.classes_changed(profiled(OLD), profiled(old)) == (["cat breed", "dog breed"], ["cat", "dog"], [])
-    case = [dataclasses.replace(fact, label=fact.label.title()) for fact in OLD if fact.label == "cat"]
-    assert drift.classes_changed(profiled(OLD), profiled(case)) == ([], ["dog"], [("cat", "Cat")])
 
 
 @pytest.mark.parametrize(("rate", "effect"), [(0, 0), (1, 0), (float("nan"), 0), (0.1, -0.1), (0.1, 1.1)])

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from stages.core.errors import EnvironmentFault
 from stages.store import isolation
 from stages.store.isolation import Lost, map_isolated
 from tests.store import decoders_that_fail as decoders
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 MEMORY = 256 * 2**20
@@ -40,16 +41,6 @@ def run(items: list[str], workers: int = 1, cpu_seconds: float = 30, memory: int
     """What `obey` makes of the items."""
     encoded = [item.encode() for item in items]
     return list(map_isolated(decoders.obey, encoded, workers=workers, cpu_seconds=cpu_seconds, memory_bytes=memory))
-
-
-def wait_for(reached: Callable[[], bool], seconds: float) -> bool:
-    """Whether `reached` became true in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if reached():
-            return True
-        time.sleep(0.02)
-    return reached()
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])

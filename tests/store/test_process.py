@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from stages.store import process
 from stages.store.learning_curves import LearningCurves, shares
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 # A stage that says its number, then works for a minute with a folder half written.
@@ -42,16 +43,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("DVC_STAGE", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def wait_for(reached: Callable[[], bool], seconds: float) -> bool:
-    """Whether `reached` became true in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if reached():
-            return True
-        time.sleep(0.02)
-    return reached()
 
 
 def stage_pid(folder: Path) -> int:
