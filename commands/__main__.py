@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from commands import accept, changes, check, drift, plan, predict, report
+from commands import accept, changes, check, drift, memo, plan, predict, report
 from stages.core.errors import EnvironmentFault, GraftError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command()(accept.accept)
 app.command()(changes.changes)
 app.command()(check.check)
 app.command()(drift.drift)
+app.command()(memo.memo)
 app.command()(plan.plan)
 app.command()(predict.predict)
 app.command()(report.report)

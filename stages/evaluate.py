@@ -8,17 +8,20 @@ Run     python -m stages.evaluate
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from stages.core import evaluation_report
+from stages.core import backbones, evaluation_report
 from stages.core.parameters import StageParams
 from stages.core.schemas import PREDICTIONS, SPLIT
-from stages.store import documents, outputs, params, pictures, process, sheets, tables, tensorflow_runtime
+from stages.store import documents, engines, outputs, params, pictures, process, sheets, tables
 from stages.store.features import FeatureReader
 
 if TYPE_CHECKING:
@@ -34,10 +37,13 @@ SIDE = 96  # pixels of a picture in the report
 class EvaluateParams(StageParams):
     """How the figures are computed and how much is shown."""
 
-    batch_size: int = Field(64, ge=1, le=4096, description="images per run of the model")
+    engine: Literal["auto", "tensorflow", "openvino"] = Field(
+        "auto", description="what runs the model; auto: tensorflow on a GPU, openvino on a CPU"
+    )
+    batch_size: int = Field(32, ge=1, le=4096, description="images per run of the model")
     resamples: int = Field(1000, ge=10, le=100_000, description="bootstrap resamples behind each interval")
     mistakes: int = Field(24, ge=0, le=500, description="worst mistakes shown as pictures")
-    threads: int = Field(2, ge=1, le=256, description="TensorFlow's intra-op threads")
+    threads: int = Field(2, ge=1, le=256, description="threads that decode and that run the model")
     seed: int = Field(1, ge=0, le=2**32 - 1, description="seed of the bootstrap")
 
 
@@ -45,17 +51,17 @@ def main() -> str:
     settings = params.read(EvaluateParams)
     stored = FeatureReader(FEATURES)
     held_out = [row for row in tables.read(SPLIT_TABLE, SPLIT).to_pylist() if row["split"] != "train"]
-    tensorflow_runtime.start(settings.threads, settings.seed)
+    engine = engines.start(settings.engine, settings.threads, settings.seed)
     # These import Keras or scikit-learn, so they wait until the parameters have been checked.
     from stages.core import metrics, predictions
     from stages.store import models
 
     rows = predictions.ordered(held_out, stored.classes)
-    probabilities = _predict(models.load(MODELS / "model.keras"), rows.names, stored, settings)
+    probabilities = _predict(engine, MODELS / "model.keras", rows.names, stored, settings)
     scratch = MODELS / "from_scratch.keras"
     compared = {"frozen_features": _frozen(models.load(MODELS / "frozen_head.keras"), rows, stored)}
     if scratch.exists():
-        compared["from_scratch"] = _predict(models.load(scratch), rows.names, stored, settings)
+        compared["from_scratch"] = _predict(engine, scratch, rows.names, stored, settings)
 
     def score(values: npt.NDArray[np.float64], split: str) -> dict[str, Any]:
         chosen = rows.splits == split
@@ -100,26 +106,32 @@ def main() -> str:
 
 
 def _predict(
-    model: keras.Model, names: list[str], stored: FeatureReader, settings: EvaluateParams
+    engine: engines.Engine, path: Path, names: list[str], stored: FeatureReader, settings: EvaluateParams
 ) -> npt.NDArray[np.float64]:
     """Probabilities float64 [N, classes] in the order of `names`, from the images' bytes."""
-    size = stored.trunk["settings"]["image_size"]
+    from stages.core import classifier
+    from stages.store import models
+
+    of_trunk = stored.trunk["settings"]
+    # Built anew and filled: the file fixes where channels lie, and the engine may want them elsewhere.
+    base = backbones.build(of_trunk["backbone"], of_trunk["image_size"], of_trunk["alpha"])
+    head = classifier.head(stored.trunk["pooled_features"], len(stored.classes), dropout=0.0, seed=0)
+    model = classifier.from_pixels(base, of_trunk["backbone"], head)
+    model.set_weights(models.load(path).get_weights())
     row_of = {name: number for number, name in enumerate(names)}
     out = np.zeros((len(names), len(stored.classes)))
-    batch = np.zeros((settings.batch_size, size, size, 3), np.float32)
-    filled: list[int] = []
+    under_way: deque[list[int]] = deque()  # rows of the batches that the engine has taken
 
-    def flush() -> None:
-        if filled:
-            out[filled] = model.predict_on_batch(batch)[: len(filled)]
-            filled.clear()
+    def batches() -> Iterator[npt.NDArray[np.uint8]]:
+        read = pictures.mapped(lambda _, pixels: pixels, names, of_trunk["image_size"], settings.threads)
+        while batch := list(islice(read, settings.batch_size)):
+            under_way.append([row_of[name] for name, _ in batch])
+            yield np.stack([pixels for _, pixels in batch])
 
-    for name, pixels in process.progress(pictures.read(names, size), "reading pictures", len(names)):
-        batch[len(filled)] = pixels
-        filled.append(row_of[name])
-        if len(filled) == settings.batch_size:
-            flush()
-    flush()
+    results = engine.run(model, batches(), settings.batch_size, np.float32)
+    total = -(-len(names) // settings.batch_size)
+    for (found,) in process.progress(results, "running the model", total):
+        out[under_way.popleft()] = found
     return out
 
 

@@ -1,7 +1,8 @@
 """feature_extract: the frozen trunk, run once per image and view.
 
 Freezing below a layer means nothing up to it ever changes, so its output is computed here once and
-stored: activations at the cut for the tail, pooled features of the whole base for the head.
+stored: activations at the cut for the tail, pooled features of the whole base for the head. What an
+earlier run computed of the same bytes is taken from the memo; the outputs' bytes do not depend on it.
 
 Reads   data/split/split.parquet, data/validate/classes.json, data/download/images/
 Writes  data/feature_extract/{trunk.json, base.weights.h5, index.parquet, *.npy}
@@ -10,22 +11,28 @@ Run     python -m stages.feature_extract
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
-from stages.core import backbones
-from stages.core.augmentation import Augmentation, augment
+from stages.core import backbones, views
+from stages.core.augmentation import Augmentation, Pixels
 from stages.core.parameters import Problem, StageParams
 from stages.core.schemas import SPLIT, SPLITS
-from stages.store import documents, models, outputs, params, pictures, process, tables, tensorflow_runtime
+from stages.store import documents, engines, models, outputs, params, pictures, process, tables
 from stages.store.features import FeatureWriter
+from stages.store.view_memo import ViewMemo
+
+if TYPE_CHECKING:
+    import keras
 
 SPLIT_TABLE = Path("data/split/split.parquet")
 CLASSES = Path("data/validate/classes.json")
@@ -44,9 +51,12 @@ class FeatureExtractParams(StageParams):
     views: int = Field(4, ge=1, le=64, description="views stored per training image, the image itself included")
     augmentation: Augmentation = Augmentation()
     pixels: bool = Field(False, description="also store pixels, for the from-scratch baseline")
-    batch_size: int = Field(64, ge=1, le=4096, description="views per run of the trunk")
+    engine: Literal["auto", "tensorflow", "openvino"] = Field(
+        "auto", description="what runs the trunk; auto: tensorflow on a GPU, openvino on a CPU"
+    )
+    batch_size: int = Field(32, ge=1, le=4096, description="views per run of the trunk")
     rows_per_shard: int = Field(4096, ge=1, description="rows per .npy file")
-    threads: int = Field(2, ge=1, le=256, description="TensorFlow's intra-op threads")
+    threads: int = Field(2, ge=1, le=256, description="threads that decode and that run the trunk")
     seed: int = Field(1, ge=0, le=2**32 - 1, description="seed of the augmented views")
 
     def across(self, blocks: Mapping[str, StageParams]) -> Iterator[Problem]:
@@ -64,46 +74,11 @@ class FeatureExtractParams(StageParams):
             yield Problem("feature_extract.weights_sha256", "missing; a local weight file must be pinned")
 
 
-class View(NamedTuple):
-    """One picture on its way through the trunk."""
-
-    row: Mapping[str, Any]  # of the split table
-    number: int  # 0 is the image itself
-    pixels: npt.NDArray[np.uint8]  # [S, S, 3]
-
-
-def views_of(rows: Mapping[str, Mapping[str, Any]], settings: FeatureExtractParams) -> Iterator[View]:
-    """Every view in the raw shards' order: one per held-out image, `views` per training image."""
-    for name, pixels in pictures.read(rows.keys(), settings.image_size):
-        row = rows[name]
-        yield View(row, 0, pixels)
-        for number in range(1, settings.views if row["split"] == "train" else 1):
-            key = f"{settings.seed}:{row['image_id']}:{number}"
-            yield View(row, number, augment(pixels, settings.augmentation, key))
-
-
-def batches_of(stream: Iterator[View], size: int) -> Iterator[list[View]]:
-    """Lists of `size` views, the last one shorter; the next is prepared while one is in use."""
-    with ThreadPoolExecutor(1) as ahead:
-        following = ahead.submit(lambda: list(islice(stream, size)))
-        while batch := following.result():
-            following = ahead.submit(lambda: list(islice(stream, size)))
-            yield batch
-
-
-def padded(batch: list[View], size: int) -> npt.NDArray[np.float32]:
-    """Pixels as float32 [size, S, S, 3]; the last batch is filled up so that one shape is compiled."""
-    pixels = np.zeros((size, *batch[0].pixels.shape), np.float32)
-    for number, view in enumerate(batch):
-        pixels[number] = view.pixels
-    return pixels
-
-
 def main() -> str:
     settings = params.read(FeatureExtractParams)
-    rows = {row["name"]: row for row in tables.read(SPLIT_TABLE, SPLIT).to_pylist()}
-    images = {split: sum(row["split"] == split for row in rows.values()) for split in SPLITS}
-    device = tensorflow_runtime.start(settings.threads, settings.seed)
+    images = tables.read(SPLIT_TABLE, SPLIT).sort_by("name")
+    counts = {split: pc.sum(pc.equal(images["split"], split)).as_py() or 0 for split in SPLITS}
+    engine = engines.start(settings.engine, settings.threads, settings.seed)
     base = models.pretrained_base(
         settings.backbone, settings.image_size, settings.alpha, settings.weights, settings.weights_sha256
     )
@@ -111,10 +86,21 @@ def main() -> str:
     trunk = backbones.trunk(base, settings.backbone, cut)
     (_, *activation_shape), (_, pooled_features) = trunk.output_shape
     side = (settings.image_size, settings.image_size, 3)
-    total = sum(images.values()) + images["train"] * (settings.views - 1)
-
-    with outputs.replacing(OUT) as (out,):
-        store = FeatureWriter(
+    trunk_facts = {
+        # What decides the bytes; a batch size or thread count must not make fine_tune stale.
+        "settings": settings.model_dump(exclude={"batch_size", "threads", "cut_at", "pixels", "engine"}),
+        "engine": engine.name,
+        "classes": documents.read_classes(CLASSES),
+        "cut": cut,
+        "cut_layer": base.layers[cut].name,
+        "activation_shape": activation_shape,
+        "pooled_features": pooled_features,
+        "images": counts,
+        "weights_digest": models.weights_digest(base),
+    }
+    with (
+        outputs.replacing(OUT) as (out,),
+        FeatureWriter(
             out,
             images,
             settings.views,
@@ -122,28 +108,63 @@ def main() -> str:
             pooled_features=pooled_features,
             pixel_shape=side if settings.pixels or cut == 0 else None,
             rows_per_shard=settings.rows_per_shard,
-        )
-        batches = batches_of(views_of(rows, settings), settings.batch_size)
-        for batch in process.progress(batches, "running the trunk", -(-total // settings.batch_size)):
-            activations, pooled = trunk.predict_on_batch(padded(batch, settings.batch_size))
-            for view, activation, features in zip(batch, activations, pooled, strict=False):
-                store.add(view.row, view.number, view.pixels, activation, features)
+        ) as store,
+        ViewMemo(store, images, engine, trunk_facts, settings.augmentation, settings.seed) as memo,
+    ):
+        run = _run(engine, trunk, store, memo, images, settings)
         store.close()
         base.save_weights(out / "base.weights.h5")
-        trunk_facts = {
-            # What decides the bytes; a batch size or thread count must not make fine_tune stale.
-            "settings": settings.model_dump(exclude={"batch_size", "threads", "cut_at", "pixels"}),
-            "classes": documents.read_classes(CLASSES),
-            "cut": cut,
-            "cut_layer": base.layers[cut].name,
-            "activation_shape": activation_shape,
-            "pooled_features": pooled_features,
-            "images": images,
-            "weights_digest": models.weights_digest(base),
-        }
         documents.write(out / "trunk.json", trunk_facts)
     layer = f"layer {cut} ({base.layers[cut].name}, {'x'.join(map(str, activation_shape))})"
-    return f"{len(rows):,} images, {total:,} views through the frozen trunk to {layer} on {device}"
+    return (
+        f"{len(images):,} images, {int(store.views.sum()):,} views at {layer}: {run:,} through the frozen trunk with "
+        f"{engine.name} on {engine.device}, the rest known"
+    )
+
+
+def _run(
+    engine: engines.Engine,
+    trunk: keras.Model,
+    store: FeatureWriter,
+    memo: ViewMemo,
+    images: pa.Table,
+    settings: FeatureExtractParams,
+) -> int:
+    """Store every view: what the memo knows, then what the trunk makes of the rest; returns how many those were."""
+    known = memo.fill()
+    pixels_known = memo.fill_pixels()
+    missing = int((~known).sum())
+    batches = -(-missing // settings.batch_size)
+    chosen = np.flatnonzero(~(known.all(axis=1) & pixels_known)).tolist()
+    if not chosen:
+        return 0
+    ids = images["image_id"].to_pylist()
+    number_of = {images["name"][image].as_py(): image for image in chosen}
+
+    def prepare(name: str, pixels: Pixels) -> tuple[int, Pixels, list[tuple[int, Pixels]]]:
+        image = number_of[name]
+        asked = np.flatnonzero(~known[image]).tolist()
+        return image, pixels, [(view, views.pixels_of(pixels, ids[image], view, *how)) for view in asked]
+
+    how = settings.augmentation, settings.seed
+    under_way: deque[npt.NDArray[np.intp]] = deque()  # the places of batches that the engine has taken
+
+    def stream() -> Iterator[tuple[int, int, Pixels]]:
+        for _, (image, pixels, made) in pictures.mapped(prepare, number_of, settings.image_size, settings.threads):
+            if not pixels_known[image]:
+                memo.add_pixels(image, pixels)
+            yield from ((image, view, picture) for view, picture in made)
+
+    def batched() -> Iterator[Pixels]:
+        waiting = stream()
+        while batch := list(islice(waiting, settings.batch_size)):
+            under_way.append(np.array([place for *place, _ in batch]))
+            yield np.stack([picture for *_, picture in batch])
+
+    results = engine.run(trunk, batched(), settings.batch_size, np.float16)
+    for result in process.progress(results, "running the trunk", batches):
+        memo.add(under_way.popleft(), result)
+    return missing
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -48,6 +48,7 @@ class Phase(BaseModel):
     stop_after: int = Field(0, ge=0, description="epochs without a lower validation loss; 0 never stops")
     reduce_after: int = Field(0, ge=0, description="epochs without one before the rate drops; 0 never")
     reduce_by: float = Field(3.0, gt=1.0, le=1000.0, description="what the rate is divided by")
+    decay: Literal["none", "cosine"] = Field("none", description="cosine: the rate falls to zero over the epochs")
 
 
 class FineTuneParams(StageParams):
@@ -78,6 +79,11 @@ class FineTuneParams(StageParams):
                 "fine_tune.fine_tune_at",
                 f"received {self.fine_tune_at}; {extract.backbone} has {layers} layers ({layers} trains the head only)",
             )
+        for phase in ("head", "tail"):
+            if getattr(self, phase).decay == "cosine" and getattr(self, phase).reduce_after:
+                received = getattr(self, phase).reduce_after
+                problem = f"received {received}; must be 0 with decay: cosine, which sets the rate itself"
+                yield Problem(f"fine_tune.{phase}.reduce_after", problem)
         if self.head.epochs == self.tail.epochs == 0:
             yield Problem("fine_tune.head.epochs", "received 0, as is tail.epochs; nothing would be trained")
         if self.from_scratch and not extract.pixels:
@@ -103,12 +109,14 @@ def main() -> str:
         most = {"head": settings.head.epochs, "tail": settings.tail.epochs}
         if settings.from_scratch:
             most["from_scratch"] = _same_budget(base, cut, of_trunk["views"], settings.tail.epochs)
-        run = _Run(stored, settings, kept, shares(most), strategy.num_replicas_in_sync)
+        shards = strategy.num_replicas_in_sync
+        run = _Run(stored, settings, kept, shares(most), shards, by_batch=device == "CPU" and shards == 1)
 
         with LearningCurves(report) as curves:
             phase_1 = run.fit("head", head, "pooled", settings.head, curves)
             models.save(head, out / "frozen_head.keras")
             backbones.freeze_below(base, settings.fine_tune_at)
+            backbones.multiply_matrices(base)
             from_cut = classifier.from_activations(backbones.tail(base, name, cut), head)
             phase_2 = run.fit("tail", from_cut, "activations" if cut else "pixels", settings.tail, curves)
         models.save(classifier.from_pixels(base, name, head), out / "model.keras")
@@ -136,6 +144,7 @@ class _Run:
     kept: Checkpoints
     shares: Mapping[str, Share]  # of the whole work, per phase
     shards: int  # devices that each get a part of every batch
+    by_batch: bool  # see training.fit
 
     def fit(self, name: str, model: keras.Model, kind: str, phase: Phase, curves: LearningCurves) -> dict[str, Any]:
         """Train one phase in place, or what is left of it; returns what it did, for training.json."""
@@ -164,11 +173,12 @@ class _Run:
             ),
             training.Batches(_take(val, kind, self.stored), val.labels, 1, phase.batch_size, None, self.shards),
             training.Schedule(
-                phase.epochs, phase.batch_size, rate, phase.stop_after, phase.reduce_after, phase.reduce_by
+                phase.epochs, phase.batch_size, rate, phase.stop_after, phase.reduce_after, phase.reduce_by, phase.decay
             ),
             curves.epoch,
             saved,
             lambda state: self.kept.save(name, state),
+            by_batch=self.by_batch,
         )
         return {"learning_rate": rate, **dataclasses.asdict(outcome)}
 
@@ -216,6 +226,7 @@ def _from_scratch(run: _Run, epochs: int, curves: LearningCurves) -> tuple[keras
     of_trunk = stored.trunk["settings"]
     name = of_trunk["backbone"]
     base = backbones.build(name, of_trunk["image_size"], of_trunk["alpha"])
+    backbones.multiply_matrices(base)
     for layer in base.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.9

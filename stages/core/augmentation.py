@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+Pixels = npt.NDArray[np.uint8]
 Share = Annotated[float, Field(ge=0.0, le=0.9)]
 
 
@@ -26,7 +27,7 @@ class Augmentation(BaseModel):
     contrast: Share = Field(0.1, description="largest change of contrast either way, as a share")
 
 
-def augment(pixels: npt.NDArray[np.uint8], limits: Augmentation, key: str) -> npt.NDArray[np.uint8]:
+def augment(pixels: Pixels, limits: Augmentation, key: str) -> Pixels:
     """One augmented view, uint8 [S, S, 3] from uint8 [S, S, 3].
 
     `key` names the view, e.g. "seed:image_id:view"; the same key gives the same view whatever was
@@ -38,37 +39,47 @@ def augment(pixels: npt.NDArray[np.uint8], limits: Augmentation, key: str) -> np
     turn, scale, right, down, light, contrast = draws.uniform(-1.0, 1.0, 6)
     size = pixels.shape[0]
     moved = _affine(
-        pixels[:, ::-1] if flip else pixels,
+        pixels,
+        flip,
         angle=2 * np.pi * limits.rotation * turn,
         scale=1.0 + limits.zoom * scale,
         shift=(limits.translation * right * size, limits.translation * down * size),
     )
     if limits.brightness == limits.contrast == 0.0:
         return moved
-    values = moved.astype(np.float32)
-    mean = values.mean()
-    values = (values - mean) * np.float32(1.0 + limits.contrast * contrast) + mean
-    values += np.float32(255.0 * limits.brightness * light)
-    view: npt.NDArray[np.uint8] = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    cv2 = _opencv()
+    # A pixel's new value depends on its old one alone, so 256 values are computed and looked up.
+    mean = moved.mean()
+    values = (np.arange(256) - mean) * (1.0 + limits.contrast * contrast) + mean + 255.0 * limits.brightness * light
+    view: Pixels = cv2.LUT(moved, np.clip(np.rint(values), 0, 255).astype(np.uint8))
     return view
 
 
-def _affine(
-    pixels: npt.NDArray[np.uint8], angle: float, scale: float, shift: tuple[float, float]
-) -> npt.NDArray[np.uint8]:
-    """Turn by `angle` (radians) and zoom about the centre, then shift by (right, down) pixels."""
+@cache
+def _opencv() -> Any:
+    """OpenCV, not before a view is made: every stage reads every stage's parameters, so it imports this module."""
+    import cv2
+
+    cv2.setNumThreads(1)  # callers have threads of their own, a picture each
+    return cv2
+
+
+def _affine(pixels: Pixels, flip: bool, angle: float, scale: float, shift: tuple[float, float]) -> Pixels:
+    """Mirror, turn by `angle` (radians) and zoom about the centre, then shift by (right, down) pixels."""
     if angle == 0.0 and scale == 1.0 and shift == (0.0, 0.0):
-        return np.ascontiguousarray(pixels)
+        return np.ascontiguousarray(pixels[:, ::-1] if flip else pixels)
+    cv2 = _opencv()
     size = pixels.shape[0]
-    margin = size // 2
-    padded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), mode="symmetric")
-    # Pillow asks where each output pixel comes from, so this is the inverse of the change.
+    # Where each output pixel comes from, so this is the inverse of the change.
     cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
     centre = (size - 1) / 2
     x, y = centre + shift[0], centre + shift[1]
-    origin = centre + margin
-    matrix = (cosine, sine, origin - cosine * x - sine * y, -sine, cosine, origin + sine * x - cosine * y)
-    view = Image.fromarray(padded).transform(
-        (size, size), Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR
+    inverse = np.array(
+        [[cosine, sine, centre - cosine * x - sine * y], [-sine, cosine, centre + sine * x - cosine * y]]
     )
-    return np.asarray(view)
+    if flip:
+        inverse[0] = (0.0, 0.0, size - 1.0) - inverse[0]
+    view: Pixels = cv2.warpAffine(
+        pixels, inverse, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT
+    )
+    return view

@@ -35,14 +35,31 @@ CATALOGUE = {
 def build(name: str, image_size: int, alpha: float, weights: str | None = None) -> keras.Model:
     """The base without its top: float32 [N, S, S, 3] preprocessed pixels → [N, h, w, channels].
 
-    `weights` is None (random) or "imagenet", which Keras loads from its cache or downloads.
+    `weights` is None (random) or "imagenet", which Keras loads from its cache or downloads. Where Keras is set
+    to channels first, the base takes [N, 3, S, S] and gives [N, channels, h, w]; its weights are the same.
     """
     import keras
 
     application = getattr(keras.applications, CATALOGUE[name].application)
-    shape = (image_size, image_size, 3)
+    shape = (3, image_size, image_size) if _channels_first() else (image_size, image_size, 3)
     base: keras.Model = application(input_shape=shape, alpha=alpha, include_top=False, weights=weights)
     return base
+
+
+def _channels_first() -> bool:
+    import keras
+
+    return bool(keras.config.image_data_format() == "channels_first")
+
+
+def entrance(base: keras.Model, name: str) -> tuple[Any, Any]:
+    """Input of pixels float32 [N, S, S, 3] of 0-255, and the same as the base takes it."""
+    import keras
+
+    size = base.input_shape[-1 if _channels_first() else 1]
+    pixels = keras.Input((size, size, 3), name="pixels")
+    prepared = preprocessing(name)(pixels)
+    return pixels, keras.layers.Permute((3, 1, 2))(prepared) if _channels_first() else prepared
 
 
 def preprocessing(name: str) -> keras.layers.Layer:
@@ -77,19 +94,21 @@ def _parents(layer: Any) -> list[str]:
 
 
 def trunk(base: keras.Model, name: str, cut: int) -> keras.Model:
-    """Pixels float32 [N, S, S, 3] of 0-255 → (activations at the cut, pooled features [N, channels]).
+    """Pixels float32 [N, S, S, 3] of 0-255 → (activations at the cut [N, h, w, c], pooled features [N, channels]).
 
-    At cut 0 the activations are the pixels themselves.
+    At cut 0 the activations are the pixels themselves. Channels come last whatever Keras is set to.
     """
     import keras
 
-    pixels = keras.Input(base.input_shape[1:], name="pixels")
+    pixels, prepared = entrance(base, name)
     if cut == 0:
-        features = base(preprocessing(name)(pixels))
+        features = base(prepared)
         activations = pixels
     else:
         both = keras.Model(base.inputs, [base.layers[cut].output, base.output])
-        activations, features = both(preprocessing(name)(pixels))
+        activations, features = both(prepared)
+        if _channels_first():
+            activations = keras.layers.Permute((2, 3, 1))(activations)
     pooled = keras.layers.GlobalAveragePooling2D(name="pool")(features)
     return keras.Model(pixels, [activations, pooled], name="trunk")
 
@@ -122,6 +141,28 @@ def multiplications(base: keras.Model, start: int = 0) -> int:
         _, height, width, _ = layer.output.shape if kernels else (0, 0, 0, 0)
         total += sum(math.prod(kernel) * height * width for kernel in kernels)
     return total
+
+
+def multiply_matrices(base: keras.Model) -> None:
+    """Compute the base's 1x1 convolutions as the matrix products they are; nothing else about it changes.
+
+    TensorFlow's gradient of a convolution on a CPU costs several times that of a product (benchmarks/tail_epoch.py).
+    """
+    import keras
+
+    for layer in base.layers:
+        plain = type(layer) is keras.layers.Conv2D and layer.kernel_size == layer.strides == (1, 1)
+        if plain and layer.groups == 1 and layer.data_format == "channels_last":
+            layer.convolution_op = _product  # Keras's hook for another way to compute the same
+
+
+def _product(inputs: Any, kernel: Any) -> Any:
+    """[N, h, w, c] by [1, 1, c, d] → [N, h, w, d]."""
+    from keras import ops
+
+    _, height, width, channels = inputs.shape
+    rows = ops.matmul(ops.reshape(inputs, (-1, channels)), kernel[0, 0])
+    return ops.reshape(rows, (-1, height, width, kernel.shape[-1]))
 
 
 def freeze_below(base: keras.Model, fine_tune_at: int) -> None:

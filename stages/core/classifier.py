@@ -33,7 +33,6 @@ def from_pixels(base: keras.Model, name: str, top: keras.Model) -> keras.Model:
     """Pixels float32 [N, S, S, 3] of 0-255 → probabilities; preprocessing inside. What is shipped."""
     import keras
 
-    pixels = keras.Input(base.input_shape[1:], name="pixels")
-    features = base(backbones.preprocessing(name)(pixels))
-    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(features)
+    pixels, prepared = backbones.entrance(base, name)
+    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(base(prepared))
     return keras.Model(pixels, top(pooled), name="classifier")

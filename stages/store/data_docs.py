@@ -18,9 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 
 from stages.core.errors import IntegrityError
@@ -28,6 +27,9 @@ from stages.core.expectations import Rule
 from stages.core.offline_html import content
 from stages.core.page import Badge, Page, Tone, document, escape
 from stages.core.verdict import Answer
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # A date would make each run's pages differ; when a run took place is told by Prefect and Git.
 RUN_TIME = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
@@ -134,6 +136,9 @@ def _shown(rule: Rule) -> str:
 
 def _escaped(table: pa.Table, key: str) -> tuple[pd.DataFrame, dict[str, str]]:
     """The table with every text escaped, and the way back for the column that names rows."""
+    # Not before it is needed: every stage imports every stage's parameters, and with them this module.
+    import pandas as pd
+
     frame: pd.DataFrame = table.to_pandas()
     raw = {escape(value): value for value in table[key].to_pylist() if value is not None}
     for field in table.schema:

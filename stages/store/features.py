@@ -3,73 +3,111 @@
 Per split there are up to three sets (see `tensors`): `pooled-*` fp16 [features], one row per view;
 `activations-*` fp16 [h, w, channels], one row per view, train and val only; `pixels-*` uint8
 [S, S, 3], one row per image, train and val only. Test images need no activations: evaluate runs
-them through the finished model from their bytes.
+them through the finished model from their bytes. Rows are in the order of names, a name's views together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from stages.core.schemas import FEATURES, SPLITS
 from stages.store import documents, tables, tensors
 
-Pixels = npt.NDArray[np.uint8]
-
 
 class FeatureWriter:
-    """Takes views in the raw shards' order (by name) and writes every set and the index."""
+    """Takes views in any order and writes every set and the index. Image i is row i of the table it was given."""
 
     def __init__(
         self,
         folder: Path,
-        images: Mapping[str, int],
+        images: pa.Table,
         views: int,
         activation_shape: tuple[int, ...] | None,
         pooled_features: int,
         pixel_shape: tuple[int, ...] | None,
         rows_per_shard: int,
     ) -> None:
-        """A shape of None leaves that set out. `images` counts images per split."""
-        self._folder = folder
-        self._index: list[dict[str, Any]] = []
-        self._sets: dict[str, tensors.Writer] = {}
+        """`images` is of schemas.SPLIT, ordered by name. A shape of None leaves that set out."""
+        self._folder, self._images, self._rows_per_shard = folder, images, rows_per_shard
+        names = images["split"].to_numpy(zero_copy_only=False)
+        self.splits: npt.NDArray[np.int8] = np.select([names == split for split in SPLITS], [0, 1, 2]).astype(np.int8)
+        self.views = np.where(self.splits == 0, views, 1)  # int [images], how many views each image has
+        self._number = np.zeros(len(names), np.intp)  # of an image within its split
+        self._sets: dict[tuple[str, int], tensors.Writer] = {}
+        for code, split in enumerate(SPLITS):
+            chosen = self.splits == code
+            count = int(chosen.sum())
+            self._number[chosen] = np.arange(count)
+            kinds: dict[str, tuple[int, tuple[int, ...] | None, npt.DTypeLike]] = {
+                "pooled": (count * (views if split == "train" else 1), (pooled_features,), np.float16)
+            }
+            if split != "test":
+                kinds["activations"] = (kinds["pooled"][0], activation_shape, np.float16)
+                kinds["pixels"] = (count, pixel_shape, np.uint8)
+            for kind, (rows, shape, dtype) in kinds.items():
+                if shape is not None:
+                    name = f"{kind}-{split}"
+                    self._sets[kind, code] = tensors.Writer(folder, name, rows, shape, dtype, rows_per_shard)
 
-        def open_set(kind: str, split: str, rows: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
-            name = f"{kind}-{split}"
-            self._sets[name] = tensors.Writer(folder, name, rows, shape, dtype, rows_per_shard)
+    @property
+    def stores_pixels(self) -> npt.NDArray[np.bool_]:
+        """Bool [images]: whether the image's split has a set of pixels."""
+        return np.isin(self.splits, [code for kind, code in self._sets if kind == "pixels"])
 
-        for split, count in images.items():
-            rows = count * (views if split == "train" else 1)
-            open_set("pooled", split, rows, (pooled_features,), np.float16)
-            if split != "test" and activation_shape is not None:
-                open_set("activations", split, rows, activation_shape, np.float16)
-            if split != "test" and pixel_shape is not None:
-                open_set("pixels", split, count, pixel_shape, np.uint8)
+    def __enter__(self) -> FeatureWriter:
+        return self
 
-    def add(self, row: Mapping[str, Any], view: int, pixels: Pixels, activation: Any, pooled: Any) -> None:
-        """Store one view of the image that `row` of the split table describes."""
-        split = row["split"]
-        shard, place = self._sets[f"pooled-{split}"].append(pooled)
-        if f"activations-{split}" in self._sets:
-            self._sets[f"activations-{split}"].append(activation)
-        if f"pixels-{split}" in self._sets and view == 0:
-            self._sets[f"pixels-{split}"].append(pixels)
-        image = {key: row[key] for key in ("name", "image_id", "label", "split")}
-        self._index.append({**image, "view": view, "shard": shard, "row": place})
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for writer in self._sets.values():
+            writer.abort()
 
-    def close(self) -> int:
-        """Check that every set is complete, write the index, return the number of views."""
+    def put(
+        self,
+        images: npt.NDArray[np.intp],
+        views: npt.NDArray[np.intp],
+        pooled: npt.NDArray[Any],
+        activations: npt.NDArray[Any] | None,
+    ) -> None:
+        """Store view `views[i]` of image `images[i]`: pooled [n, features], activations [n, h, w, channels]."""
+        splits = self.splits[images]
+        for code in np.unique(splits):
+            chosen = splits == code
+            rows = self._number[images[chosen]] * self.views[images[chosen]] + views[chosen]
+            self._sets["pooled", code].put(rows, pooled[chosen])
+            if activations is not None and ("activations", code) in self._sets:
+                self._sets["activations", code].put(rows, activations[chosen])
+
+    def put_pixels(self, images: npt.NDArray[np.intp], pixels: npt.NDArray[np.uint8]) -> None:
+        """Store the pixels of images, uint8 [n, S, S, 3], where their split has such a set."""
+        splits = self.splits[images]
+        for code in np.unique(splits):
+            if ("pixels", code) in self._sets:
+                chosen = splits == code
+                self._sets["pixels", code].put(self._number[images[chosen]], pixels[chosen])
+
+    def close(self) -> None:
+        """Check that every set is complete and write the index, ordered by split, name and view."""
         for writer in self._sets.values():
             writer.close()
-        self._index.sort(key=lambda entry: (SPLITS.index(entry["split"]), entry["name"], entry["view"]))
-        tables.write(self._folder / "index.parquet", tables.from_rows(self._index, FEATURES))
-        return len(self._index)
+        order = np.argsort(self.splits, kind="stable")
+        image = np.repeat(order, self.views[order])
+        first = np.repeat(np.cumsum(self.views[order]) - self.views[order], self.views[order])
+        view = np.arange(len(image)) - first
+        shard, row = np.divmod(self._number[image] * self.views[image] + view, self._rows_per_shard)
+        columns = {name: self._images[name].take(pa.array(image)) for name in ("name", "image_id", "label", "split")}
+        columns |= {"view": view, "shard": shard, "row": row}
+        index = pa.table({field.name: pc.cast(columns[field.name], field.type) for field in FEATURES}, schema=FEATURES)
+        tables.write(self._folder / "index.parquet", index.combine_chunks())
 
 
 @dataclass(frozen=True)

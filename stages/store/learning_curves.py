@@ -8,7 +8,6 @@ from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
-from dvclive.live import Live
 from rich.console import Console
 from rich.progress import Progress
 
@@ -38,6 +37,9 @@ class LearningCurves:
         self._console = Console(stderr=True)
         self._bar = Progress(console=self._console, transient=True, disable=not self._console.is_terminal)
         self._task = self._bar.add_task("", total=100)
+        # Not before it is needed: every stage imports every stage's parameters, and with them this module.
+        from dvclive.live import Live
+
         # Quiet and inert: no experiment is saved, no dvc.yaml written, nothing sent anywhere.
         self._live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
         self._label, self._epochs, self._epoch, self._share = "", 1, 0, (Fraction(0), Fraction(1))

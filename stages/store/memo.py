@@ -6,15 +6,9 @@ there by something else does not carry its own name. A file comes into being by 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import logging
-import os
-import secrets
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -22,11 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from stages.store.memo_files import MemoFolder
+
 KEY = "^[0-9a-f]{64}$"
 MAX_FILES = 16  # more are merged into one
-LEFTOVER_SECONDS = 24 * 60 * 60.0  # a temporary file of this age may be a killed writer's
 ROUNDS = 8  # listings at most, while others merge the files just listed
-log = logging.getLogger(__name__)
 
 
 def fingerprint(modules: Sequence[ModuleType], versions: Mapping[str, str]) -> str:
@@ -54,10 +48,9 @@ class Memo:
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         if not pa.types.is_string(schema.field(0).type):
             raise ValueError(f"the first field is the key, a string; received {schema.field(0)}")
-        self._folder = folder
+        self._files = MemoFolder(folder)
         self._schema = schema.remove_metadata()
         self._key = schema.names[0]
-        self._warned: set[Path] = set()
 
     def read(self) -> pa.Table:
         """All entries, one row a key, in the order of keys; of rows with one key, that of the file named first.
@@ -71,8 +64,8 @@ class Memo:
             name = self._write(merged)
             if name is not None:
                 for other in tables.keys() - {name}:
-                    self._remove(self._folder / other)
-        self._sweep()
+                    self._files.remove(self._files.path / other)
+        self._files.sweep()
         return merged
 
     def add(self, rows: pa.Table) -> None:
@@ -92,7 +85,7 @@ class Memo:
         # Another process may merge files while they are listed and opened. Its file is there before those go, so
         # the next listing has it; one that shows nothing new ends this.
         for _ in range(ROUNDS):
-            new = [path for path in self._folder.glob("*.parquet") if path.name not in seen]
+            new = [path for path in self._files.listed("*.parquet") if path.name not in seen]
             if not new:
                 break
             for path in new:
@@ -101,11 +94,12 @@ class Memo:
                 except FileNotFoundError:
                     continue
                 except OSError as error:
-                    self._warn(path, f"cannot be read ({error})")
+                    self._files.warn(path, f"cannot be read ({error})")
                 else:
                     table = self._parse(path, data)
                     if table is not None:
                         tables[path.name] = table
+                        self._files.touch(path)
                 seen.add(path.name)
         return dict(sorted(tables.items()))
 
@@ -122,8 +116,8 @@ class Memo:
                 fault = f"is no Parquet file ({error})"
         else:
             fault = "is damaged"
-        self._warn(path, f"{fault}; it is removed, and its entries are computed again")
-        self._remove(path)
+        self._files.warn(path, f"{fault}; it is removed, and its entries are computed again")
+        self._files.remove(path)
         return None
 
     def _merge(self, tables: list[pa.Table]) -> pa.Table:
@@ -146,44 +140,4 @@ class Memo:
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         data = memoryview(sink.getvalue())
         name = f"{hashlib.sha256(data).hexdigest()}.parquet"
-        partial = self._folder / f".{secrets.token_hex(8)}.partial"
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            try:
-                with partial.open("xb") as file:
-                    with suppress(OSError):  # some network file systems have none; they are not swept either
-                        fcntl.flock(file, fcntl.LOCK_EX)  # says that its writer lives
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                    partial.rename(self._folder / name)
-            finally:
-                partial.unlink(missing_ok=True)
-        except OSError as error:
-            self._warn(self._folder, f"cannot be written to ({error}); the next run computes again what this one did")
-            return None
-        return name
-
-    def _sweep(self) -> None:
-        """Remove the temporary files that killed writers left, a day after."""
-        for path in self._folder.glob(".*.partial"):
-            try:
-                if time.time() - path.stat().st_mtime < LEFTOVER_SECONDS:
-                    continue
-                with path.open("rb") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()
-            except OSError:
-                continue  # gone, or its writer was only stopped
-
-    def _remove(self, path: Path) -> None:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            self._warn(self._folder, f"cannot be tidied ({error})")
-
-    def _warn(self, path: Path, text: str) -> None:
-        """Log a warning, one for each file or folder."""
-        if path not in self._warned:
-            self._warned.add(path)
-            log.warning("%s %s", path, text)
+        return name if self._files.write(name, [data]) else None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,19 +16,44 @@ from stages.core.errors import IntegrityError
 from stages.core.schemas import IMAGES
 from stages.store import tables
 
+T = TypeVar("T")
+Pixels = npt.NDArray[np.uint8]
 RAW = Path("data/download/images")
+AHEAD = 8  # pictures per thread that are prepared before they are asked for
 
 
-def read(names: Collection[str], size: int, folder: Path = RAW) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
+def read(names: Collection[str], size: int, folder: Path = RAW) -> Iterator[tuple[str, Pixels]]:
     """(name, uint8 [size, size, 3]) of every named image, decoded and resized as for training.
 
     Raises IntegrityError where a named image is missing or does not decode: validate accepted it.
     """
-    for name, data in read_bytes(names, folder):
+    return mapped(lambda _, pixels: pixels, names, size, 1, folder)
+
+
+def mapped(
+    function: Callable[[str, Pixels], T], names: Collection[str], size: int, threads: int, folder: Path = RAW
+) -> Iterator[tuple[str, T]]:
+    """(name, function(name, pixels)) as `read` gives them, in its order, computed by threads some pictures ahead."""
+
+    def work(name: str, data: bytes) -> T:
         try:
-            yield name, images.resize(images.decode(data), size)
+            pixels = images.decode_resized(data, size)
         except images.Undecodable as error:
             raise IntegrityError(f"{name}: accepted by validate but {error}; run dvc repro --force") from error
+        return function(name, pixels)
+
+    waiting: deque[tuple[str, Future[T]]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for name, data in read_bytes(names, folder):
+            waiting.append((name, pool.submit(work, name, data)))
+            if len(waiting) > threads * AHEAD:
+                first, done = waiting.popleft()
+                yield first, done.result()
+        for first, done in waiting:
+            yield first, done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def read_bytes(names: Collection[str], folder: Path = RAW) -> Iterator[tuple[str, bytes]]:

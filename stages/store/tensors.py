@@ -1,4 +1,4 @@
-"""Tensors on disk: `.npy` shards, written row by row and read through memory maps.
+"""Tensors on disk: `.npy` shards, written in any order of rows and read through memory maps.
 
 A set named `pooled-train` lies in `pooled-train-00000.npy`, `pooled-train-00001.npy`, …, each of
 `rows_per_shard` rows but the last. Memory maps keep a training's memory flat however many rows there are.
@@ -6,6 +6,7 @@ A set named `pooled-train` lies in `pooled-train-00000.npy`, `pooled-train-00001
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +16,65 @@ import numpy.typing as npt
 from stages.core.errors import IntegrityError
 
 Array = npt.NDArray[Any]
+MAX_OPEN = 16  # files a writer holds open at once
 
 
 class Writer:
-    """Appends rows to a set of tensors whose number of rows is known from the start."""
+    """Puts rows into a set of tensors whose number of rows is known from the start.
+
+    Written by system calls, not through a memory map: a full disk is then an OSError, not a dead process.
+    """
 
     def __init__(
         self, folder: Path, name: str, rows: int, shape: tuple[int, ...], dtype: npt.DTypeLike, rows_per_shard: int
     ) -> None:
-        self._folder, self._name, self._rows, self._shape = folder, name, rows, shape
-        self._dtype, self._rows_per_shard = np.dtype(dtype), rows_per_shard
-        self._next = 0
-        self._open: Array | None = None
+        self._folder, self._name, self._rows_per_shard = folder, name, rows_per_shard
+        self._shape, self._dtype = shape, np.dtype(dtype)
+        self._row_bytes = int(np.prod(shape)) * self._dtype.itemsize
+        self._written = np.zeros(rows, bool)
+        self._starts: dict[int, int] = {}  # shard → bytes before its rows
+        self._open: dict[int, int] = {}  # shard → file descriptor
 
-    def append(self, row: Array) -> tuple[int, int]:
-        """Store one row, converted to the set's dtype; returns (shard, row within the shard)."""
-        shard, place = divmod(self._next, self._rows_per_shard)
-        if place == 0:
-            count = min(self._rows_per_shard, self._rows - self._next)
-            path = self._folder / f"{self._name}-{shard:05d}.npy"
-            self._open = np.lib.format.open_memmap(path, "w+", dtype=self._dtype, shape=(count, *self._shape))
-        assert self._open is not None
-        self._open[place] = row
-        self._next += 1
-        if place == len(self._open) - 1:
-            self._open.flush()  # type: ignore[attr-defined]
-            self._open = None
-        return shard, place
+    def put(self, places: npt.NDArray[np.intp], rows: Array) -> None:
+        """Store `rows`, [n, *shape], converted to the set's dtype, as rows `places`, int [n], of the set."""
+        data = np.ascontiguousarray(rows, self._dtype)
+        if data.shape != (len(places), *self._shape):
+            raise ValueError(f"{self._name}: {len(places)} rows of {self._shape} expected, received {data.shape}")
+        for place, row in zip(places.tolist(), data, strict=True):
+            shard, number = divmod(place, self._rows_per_shard)
+            descriptor = self._descriptor(shard)
+            view = memoryview(row).cast("B")
+            offset = self._starts[shard] + number * self._row_bytes
+            while view:
+                done = os.pwrite(descriptor, view, offset)
+                view, offset = view[done:], offset + done
+        self._written[places] = True
 
     def close(self) -> None:
-        """Raise IntegrityError unless every row that was announced has been written."""
-        if self._next != self._rows:
-            raise IntegrityError(f"{self._folder}/{self._name}: {self._next} rows written, {self._rows} announced")
+        """Raise IntegrityError unless every row has been written."""
+        self.abort()
+        if not self._written.all():
+            done = int(self._written.sum())
+            raise IntegrityError(f"{self._folder}/{self._name}: {done} rows written, {len(self._written)} announced")
+
+    def abort(self) -> None:
+        """Close the files."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def _descriptor(self, shard: int) -> int:
+        if shard not in self._open:
+            if len(self._open) == MAX_OPEN:
+                os.close(self._open.pop(next(iter(self._open))))
+            path = self._folder / f"{self._name}-{shard:05d}.npy"
+            if shard not in self._starts:
+                count = min(self._rows_per_shard, len(self._written) - shard * self._rows_per_shard)
+                header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False}
+                with path.open("xb") as file:
+                    np.lib.format.write_array_header_1_0(file, {**header, "shape": (count, *self._shape)})
+                    self._starts[shard] = file.tell()
+            self._open[shard] = os.open(path, os.O_WRONLY)
+        return self._open[shard]
 
 
 class Reader:

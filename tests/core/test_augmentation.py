@@ -35,6 +35,20 @@ def test_flip_mirrors_half_of_the_views(pixels: np.ndarray) -> None:
     assert 35 <= sum(flipped) <= 65
 
 
+def test_a_flip_with_a_turn_is_the_turned_mirror_image(pixels: np.ndarray) -> None:
+    turned = NOTHING.model_copy(update={"rotation": 0.1, "translation": 0.1})
+    keys = [str(key) for key in range(40)]
+    mirrored = 0
+    for key in keys:
+        plain = augment(pixels, turned, key).astype(int)
+        both = augment(pixels, turned.model_copy(update={"flip": True}), key).astype(int)
+        of_mirror = augment(np.ascontiguousarray(pixels[:, ::-1]), turned, key).astype(int)
+        if not np.array_equal(both, plain):
+            mirrored += 1
+            assert np.abs(both - of_mirror).max() <= 4  # the interpolation's rounding
+    assert 8 <= mirrored <= 32
+
+
 def test_a_shift_moves_content_by_at_most_its_share() -> None:
     dot = np.zeros((41, 41, 3), np.uint8)
     dot[20, 20] = 255

@@ -247,3 +247,50 @@ def test_shards_get_equal_parts_of_every_batch() -> None:
     assert passed[11] == passed[0]
     few = training.Batches(lambda images, views, epoch: images[:, None], np.arange(2, dtype=np.int32), 1, 2, None, 5)
     assert few[0][1].tolist() == [0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("decay", ["none", "cosine"])
+def test_batch_by_batch_is_what_fit_does(stripes: tuple[np.ndarray, np.ndarray], decay: str) -> None:
+    """Up to rounding: the graphs are two, and one sums metrics over batches, the other over images."""
+    from stages.core import training
+
+    pictures, labels = stripes
+    # 40 images in batches of 16: the last one is short.
+    found = []
+    for by_batch in (False, True):
+        base, _, model = build()
+        tensors = stored(base, pictures)
+        logs: list[dict[str, float]] = []
+        train, val = batches(tensors[:40], labels[:40]), batches(tensors[20:], labels[20:], None)
+        plan = schedule(decay=decay, epochs=3, stop_after=3, learning_rate=1e-4)
+        outcome = training.fit(model, train, val, plan, logs.append, by_batch=by_batch)
+        found.append((model.get_weights(), logs, outcome))
+    (weights, logs, outcome), (other_weights, other_logs, other_outcome) = found
+    # Adam's steps have the rate's size however small the gradient, so rounding may turn some around.
+    for one, other in zip(weights, other_weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=9 * 2 * 1e-4)
+    assert [list(one) for one in logs] == [list(one) for one in other_logs]
+    for one, other in zip(logs, other_logs, strict=True):
+        # Not the accuracies: of an untrained head the two most likely classes are near ties.
+        for name in ("loss", "val_loss", "learning_rate"):
+            assert one[name] == pytest.approx(other[name], rel=0.02, abs=1e-9)
+    assert (outcome.epochs, outcome.best_epoch) == (other_outcome.epochs, other_outcome.best_epoch)
+    rates = [one["learning_rate"] for one in logs]
+    assert rates == pytest.approx([1e-4] * 3 if decay == "none" else [0.75e-4, 0.25e-4, 0.0], abs=1e-8)
+
+
+def test_one_by_one_convolutions_are_the_same_as_products(stripes: tuple[np.ndarray, np.ndarray]) -> None:
+    from stages.core import backbones, training
+
+    pictures, labels = stripes
+    found = []
+    for products in (False, True):
+        base, _, model = build()
+        if products:
+            backbones.multiply_matrices(base)
+        tensors = stored(base, pictures)
+        training.fit(
+            model, batches(tensors, labels), batches(tensors, labels, None), schedule(epochs=1), lambda _: None
+        )
+        found.append(model.predict(tensors.astype(np.float32), verbose=0))
+    np.testing.assert_allclose(found[0], found[1], atol=2e-3)

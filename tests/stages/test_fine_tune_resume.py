@@ -21,7 +21,8 @@ CHECKPOINTS = Path(".graft/checkpoints/fine_tune")
 SIDE, CUT_SHAPE, POOLED, VIEWS = 32, (2, 2, 32), 1280, 4
 COUNTS = {"train": 66, "val": 20, "test": 4}
 HEAD = {"epochs": 8, "learning_rate": 0.1, "batch_size": 16, "stop_after": 3, "reduce_after": 1}
-TAIL = {"epochs": 4, "learning_rate": 0.003, "batch_size": 16, "stop_after": 1, "reduce_after": 1}
+TOO_FAST = 0.03  # a learning rate of the tail at which early stopping ends it before its last epoch
+TAIL = {"epochs": 4, "batch_size": 16, "stop_after": 1, "reduce_after": 1}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,8 @@ def features(tmp_path_factory: pytest.TempPathFactory, tensorflow: object) -> Pa
     import keras
 
     from stages.core import backbones
-    from stages.store import documents
+    from stages.core.schemas import SPLIT
+    from stages.store import documents, tables
     from stages.store.features import FeatureWriter
 
     folder = tmp_path_factory.mktemp("extracted") / "feature_extract"
@@ -42,19 +44,29 @@ def features(tmp_path_factory: pytest.TempPathFactory, tensorflow: object) -> Pa
     random = np.random.default_rng(0)
     classes = ["cat", "dog", "owl"]
     means = [(random.random(CUT_SHAPE), random.random(POOLED), random.integers(60, 196, 3)) for _ in classes]
-    writer = FeatureWriter(folder, COUNTS, VIEWS, CUT_SHAPE, POOLED, (SIDE, SIDE, 3), 100)
-    number = 0
-    for split, count in COUNTS.items():
-        for _ in range(count):
-            label = number % 3
-            row = {"name": f"{number:04}.png", "image_id": f"{number:064x}", "label": classes[label], "split": split}
-            at_cut, pooled, colour = means[label]
-            for view in range(VIEWS if split == "train" else 1):
-                pixels = np.clip(colour + random.normal(0, 60, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
-                noisy = at_cut + random.normal(0, 0.5, CUT_SHAPE), pooled + random.normal(0, 3, POOLED)
-                writer.add(row, view, pixels, *noisy)
-            number += 1
-    writer.close()
+    splits = [split for split, count in COUNTS.items() for _ in range(count)]
+    rows = [
+        {
+            "name": f"{number:04}.png",
+            "image_id": f"{number:064x}",
+            "label": classes[number % 3],
+            "group": "",
+            "split": split,
+        }
+        for number, split in enumerate(splits)
+    ]
+    table = tables.from_rows(rows, SPLIT)
+    with FeatureWriter(folder, table, VIEWS, CUT_SHAPE, POOLED, (SIDE, SIDE, 3), 100) as writer:
+        for number in range(len(rows)):
+            at_cut, pooled, colour = means[number % 3]
+            image = np.array([number])
+            for view in range(writer.views[number]):
+                pixels = np.clip(colour + random.normal(0, 60, (1, SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
+                activations = at_cut + random.normal(0, 0.5, (1, *CUT_SHAPE))
+                writer.put(image, np.array([view]), pooled + random.normal(0, 3, (1, POOLED)), activations)
+                if view == 0:
+                    writer.put_pixels(image, pixels)
+        writer.close()
     settings = {
         "backbone": "MobileNetV2", "image_size": SIDE, "alpha": 0.35, "views": VIEWS, "seed": 1, "rows_per_shard": 100,
         "augmentation": {"flip": True, "rotation": 0.05, "zoom": 0.1, "translation": 0.1},
@@ -67,13 +79,13 @@ def features(tmp_path_factory: pytest.TempPathFactory, tensorflow: object) -> Pa
 class Workspace:
     """A folder in which fine_tune runs as a process."""
 
-    def __init__(self, folder: Path, features: Path, from_scratch: bool = True) -> None:
+    def __init__(self, folder: Path, features: Path, from_scratch: bool = True, rate: float = 0.003) -> None:
         self.folder = folder
         folder.mkdir()
         (folder / "data").mkdir()
         (folder / "data" / "feature_extract").symlink_to(features)
         values = YAML(typ="safe").load(ROOT / "recipes" / "digits.yaml")
-        values["fine_tune"].update(head=HEAD, tail=TAIL, from_scratch=from_scratch)
+        values["fine_tune"].update(head=HEAD, tail=TAIL | {"learning_rate": rate}, from_scratch=from_scratch)
         with (folder / "params.yaml").open("w") as file:
             YAML().dump(values, file)
 
@@ -142,7 +154,7 @@ class Workspace:
 
 
 def test_killed_again_and_again_it_goes_on_and_ends_with_the_same_bytes(features: Path, tmp_path: Path) -> None:
-    through, killed = Workspace(tmp_path / "through", features), Workspace(tmp_path / "killed", features)
+    through, killed = (Workspace(tmp_path / name, features, rate=TOO_FAST) for name in ("through", "killed"))
     uninterrupted = through.start()
     # Right after a checkpoint of the head.
     _, code = killed.stop_when(killed.saves("head", 2))

@@ -13,25 +13,26 @@ from stages.store import documents, hashes, tables, tensors
 from stages.store.features import FeatureReader, FeatureWriter
 
 ROWS = [
-    {"name": f"{number:02}.png", "image_id": f"id{number}", "label": "ab"[number % 2], "split": split}
+    {"name": f"{number:02}.png", "image_id": f"id{number}", "label": "ab"[number % 2], "group": "", "split": split}
     for number, split in enumerate(["train", "test", "train", "val", "train", "train", "val"])
 ]
+
+INDEXED = {key: value for key, value in ROWS[0].items() if key != "group"}
 
 
 def write(folder: Path, rows_per_shard: int) -> None:
     """Every tensor holds its image's number, the pooled one also its view."""
-    counts = {split: sum(row["split"] == split for row in ROWS) for split in ("train", "val", "test")}
-    store = FeatureWriter(folder, counts, 3, (2, 2, 1), 4, (2, 2, 3), rows_per_shard)
-    for number, row in enumerate(ROWS):
-        for view in range(3 if row["split"] == "train" else 1):
-            store.add(
-                row,
-                view,
-                np.full((2, 2, 3), number, np.uint8),
-                np.full((2, 2, 1), number),
-                np.full(4, number + view / 10),
-            )
-    store.close()
+    with FeatureWriter(folder, tables.from_rows(ROWS, SPLIT), 3, (2, 2, 1), 4, (2, 2, 3), rows_per_shard) as store:
+        places = [(image, view) for image in range(len(ROWS)) for view in range(store.views[image])]
+        # In no order and in batches of one and more.
+        for batch in np.split(np.random.default_rng(0).permutation(places), [1, 2, 6]):
+            images, views = batch.T
+            pooled = np.repeat((images + views / 10)[:, None], 4, axis=1)
+            store.put(images, views, pooled, np.tile(images[:, None, None, None], (1, 2, 2, 1)))
+        order = np.arange(len(ROWS))[::-1]
+        store.put_pixels(order, np.tile(order.astype(np.uint8)[:, None, None, None], (1, 2, 2, 3)))
+        assert store.stores_pixels.tolist() == [row["split"] != "test" for row in ROWS]
+        store.close()
     documents.write(folder / "trunk.json", {"classes": ["a", "b"], "settings": {"rows_per_shard": rows_per_shard}})
 
 
@@ -59,9 +60,21 @@ def test_rows_come_back_by_image_and_view(tmp_path: Path, rows_per_shard: int) -
 
 def test_a_set_with_rows_missing_is_not_published(tmp_path: Path) -> None:
     writer = tensors.Writer(tmp_path, "x", 3, (2,), np.float16, 2)
-    writer.append(np.zeros(2))
+    writer.put(np.array([1]), np.zeros((1, 2)))
     with pytest.raises(IntegrityError, match="1 rows written, 3 announced"):
         writer.close()
+    with pytest.raises(ValueError, match="1 rows of"):
+        writer.put(np.array([1]), np.zeros((1, 3)))
+
+
+def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
+    writer = tensors.Writer(tmp_path, "x", 2 * tensors.MAX_OPEN + 5, (3,), np.uint8, 2)
+    values = np.random.default_rng(0).integers(0, 256, (2 * tensors.MAX_OPEN + 5, 3), np.uint8)
+    for places in np.split(np.random.default_rng(1).permutation(len(values)), [7, 8, 30]):
+        writer.put(places, values[places])
+    writer.close()
+    reader = tensors.Reader(tmp_path, "x")
+    assert np.array_equal(reader.take(np.stack(np.divmod(np.arange(len(values)), 2), -1)), values)
 
 
 def test_damaged_files_are_named_with_exit_4(tmp_path: Path) -> None:
@@ -83,7 +96,7 @@ def test_damaged_files_are_named_with_exit_4(tmp_path: Path) -> None:
 
 
 def test_tables_are_checked_against_their_schema_and_written_alike(tmp_path: Path) -> None:
-    rows = [{**ROWS[0], "view": 0, "shard": 0, "row": 0}]
+    rows = [{**INDEXED, "view": 0, "shard": 0, "row": 0}]
     for name in ("one.parquet", "two.parquet"):
         tables.write(tmp_path / name, tables.from_rows(rows, FEATURES))
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
@@ -93,7 +106,7 @@ def test_tables_are_checked_against_their_schema_and_written_alike(tmp_path: Pat
 
 
 def test_a_flipped_byte_in_a_page_is_found(tmp_path: Path) -> None:
-    rows = [{**ROWS[0], "name": f"name {number}", "view": 0, "shard": 0, "row": number} for number in range(500)]
+    rows = [{**INDEXED, "name": f"name {number}", "view": 0, "shard": 0, "row": number} for number in range(500)]
     path = tmp_path / "facts.parquet"
     tables.write(path, tables.from_rows(rows, FEATURES))
     good = path.read_bytes()

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.store import memo
+from stages.store import memo, memo_files
 from stages.store.memo import Memo, fingerprint
 
 ROOT = Path(__file__).parents[2]
@@ -329,7 +329,7 @@ def test_a_killed_writer_leaves_no_entry_and_its_file_goes_after_a_day(kept: Mem
     os.utime(partial)
     assert kept.read().to_pylist() == ordered(2)
     assert partial.exists(), "younger than a day"
-    day_ago = time.time() - memo.LEFTOVER_SECONDS - 60
+    day_ago = time.time() - memo_files.LEFTOVER_SECONDS - 60
     os.utime(partial, (day_ago, day_ago))
     assert kept.read().to_pylist() == ordered(2)
     assert not partial.exists()

@@ -1,0 +1,124 @@
+"""What earlier runs computed of the same pictures: features by view, pixels by image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+import pyarrow as pa
+
+from stages.core import augmentation, backbones, images, views
+from stages.core.augmentation import Augmentation
+from stages.store import engines
+from stages.store.features import FeatureWriter
+from stages.store.memo import fingerprint
+from stages.store.tensor_memo import TensorMemo
+
+ROOT = Path(".graft/memo")  # not a path of the stage: no output depends on what is in it
+PIXEL_VERSIONS = {"numpy": np.__version__, "pillow": PIL.__version__}
+IMAGES_AT_ONCE = 16384  # each call reads the index of every file of the memo
+
+
+class ViewMemo:
+    """Fills a FeatureWriter with what is known, and keeps what is put into it anew.
+
+    An activation and its pooled features are one row: a killed run has both or neither.
+    """
+
+    def __init__(
+        self,
+        store: FeatureWriter,
+        table: pa.Table,
+        engine: engines.Engine,
+        trunk: Mapping[str, Any],
+        limits: Augmentation,
+        seed: int,
+    ) -> None:
+        """`table` is what the store was given, `trunk` the content of trunk.json."""
+        self._store, self._limits, self._seed = store, limits, seed
+        self._image_ids: list[str] = table["image_id"].to_pylist()
+        self._activation_shape = tuple(trunk["activation_shape"]) if trunk["cut"] > 0 else None
+        self._pooled: int = trunk["pooled_features"]
+        image_size: int = trunk["settings"]["image_size"]
+        # Another processor may round otherwise, and outputs may not depend on where a row was computed.
+        made_by = {
+            "opencv": version("opencv-python-headless"),
+            "engine": engine.name,
+            "device": engine.device,
+            **engine.versions,
+        }
+        of_trunk = {name: trunk["settings"][name] for name in ("backbone", "alpha", "image_size")}
+        of_trunk |= {name: trunk[name] for name in ("cut", "weights_digest")}
+        self._features = TensorMemo(
+            ROOT / "features" / fingerprint(
+                [images, augmentation, views, backbones, engines],
+                {**PIXEL_VERSIONS, **made_by, "trunk": json.dumps(of_trunk)},
+            ),
+            (int(np.prod(self._activation_shape or (0,))) + self._pooled,), np.float16,
+        )  # fmt: skip
+        self._pixels = TensorMemo(
+            ROOT / "pixels" / fingerprint([images], {**PIXEL_VERSIONS, "image_size": str(image_size)}),
+            (image_size, image_size, 3), np.uint8,
+        )  # fmt: skip
+
+    def __enter__(self) -> ViewMemo:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._features.close()
+        self._pixels.close()
+
+    def fill(self) -> npt.NDArray[np.bool_]:
+        """Put every known view into the store; returns which: bool [images, most views], True where there is none."""
+        counts = self._store.views
+        known = np.arange(counts.max(initial=1)) >= counts[:, None]
+        for start in range(0, len(counts), IMAGES_AT_ONCE):
+            block = range(start, min(start + IMAGES_AT_ONCE, len(counts)))
+            asked = np.array([(image, view) for image in block for view in range(counts[image])])
+            keys = [self._key(image, view) for image, view in asked.tolist()]
+            for at, rows in self._features.take(keys):
+                self._put(asked[at], rows)
+                known[asked[at, 0], asked[at, 1]] = True
+        return known
+
+    def fill_pixels(self) -> npt.NDArray[np.bool_]:
+        """Put all known pixels into the store; returns which: bool [images], True where none are stored."""
+        wanted = np.flatnonzero(self._store.stores_pixels)
+        known = ~self._store.stores_pixels
+        for start in range(0, len(wanted), IMAGES_AT_ONCE):
+            asked = wanted[start : start + IMAGES_AT_ONCE]
+            for at, rows in self._pixels.take([bytes.fromhex(self._image_ids[image]) for image in asked]):
+                self._store.put_pixels(asked[at], rows)
+                known[asked[at]] = True
+        return known
+
+    def add(self, places: npt.NDArray[np.intp], outputs: engines.Outputs) -> None:
+        """Store and keep a batch: `places` int [n, 2] of (image, view), the trunk's two outputs as fp16."""
+        activations, pooled = outputs
+        parts = [pooled] if self._activation_shape is None else [activations.reshape(len(places), -1), pooled]
+        rows = np.concatenate(parts, axis=1)
+        self._put(places, rows)
+        self._features.add([self._key(image, view) for image, view in places.tolist()], rows)
+
+    def add_pixels(self, image: int, pixels: npt.NDArray[np.uint8]) -> None:
+        """Store and keep the pixels of one image, uint8 [S, S, 3]."""
+        self._store.put_pixels(np.array([image]), pixels[None])
+        self._pixels.add([bytes.fromhex(self._image_ids[image])], pixels[None])
+
+    def _put(self, places: npt.NDArray[np.intp], rows: npt.NDArray[Any]) -> None:
+        pooled, activations = rows[:, -self._pooled :], None
+        if self._activation_shape is not None:
+            activations = rows[:, : -self._pooled].reshape(len(rows), *self._activation_shape)
+        self._store.put(places[:, 0], places[:, 1], pooled, activations)
+
+    def _key(self, image: int, view: int) -> bytes:
+        return views.key(self._image_ids[image], view, self._limits, self._seed)
