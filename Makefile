@@ -2,6 +2,7 @@
 # make test   set-up, then the tests
 # make flow   set-up, then the same as one Prefect flow, no server needed; options in ARGS, as ARGS=--help
 # make up     set-up, then server, schedule and workers on this machine until Ctrl-C; make up PORT=4210
+# make bench  set-up, then every figure of benchmarks/, most of an hour; make bench QUICK=1 takes minutes; ARGS=--readme
 # make setup  only the set-up: .venv with the pinned packages
 PYTHON ?= python3
 HOST := 127.0.0.1
@@ -10,7 +11,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: run flow up test setup lint clean
+.PHONY: run flow up test bench setup lint clean
 .DEFAULT_GOAL := run
 
 run: setup
@@ -27,6 +28,9 @@ test: setup
 	ruff check .
 	mypy
 	python -m pytest
+
+bench: setup
+	python -m benchmarks $(if $(QUICK),--quick) $(ARGS)
 
 lint: setup
 	ruff check . && mypy
