@@ -84,6 +84,9 @@ class _OpenVINO:
         if "keras" in sys.modules and sys.modules["keras"].config.backend() != "openvino":
             raise RuntimeError("Keras runs on another backend already; start the engine before anything imports it")
         os.environ["KERAS_BACKEND"] = "openvino"
+        # Else importing OpenVINO tells its maker so and leaves a folder in the user's home. Without the package
+        # it uses a stand-in that does nothing.
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
         import keras
         import openvino
 
