@@ -40,6 +40,7 @@ HEADER = Struct("<13sIQ")
 KEY_BYTES = 32
 SUM_BYTES = 16
 PACK_BYTES = 8 * 2**20  # of a full pack, of what waits to be written, and of the rows handed out at once
+WAIT_SECONDS = 5.0  # rows that waited this long are written with the next, so that a killed run loses no more
 MAX_SMALL = 16  # more packs of less than half of PACK_BYTES are merged
 UNUSED_SECONDS = 30 * 24 * 60 * 60.0  # packs that no run used for so long go
 ROUNDS = 8  # listings at most, while others merge the packs just listed
@@ -84,7 +85,7 @@ class TensorMemo:
         return self._take(_joined(keys))
 
     def add(self, keys: Sequence[bytes], rows: Array) -> None:
-        """Keep `rows` [n, *shape]; they are written whenever PACK_BYTES wait, and by `close`.
+        """Keep `rows` [n, *shape]; they are written when PACK_BYTES or WAIT_SECONDS are full, and by `close`.
 
         Raises ValueError where a key is not 32 bytes, or `rows` are not as many, of the memo's shape and dtype.
         """
@@ -101,6 +102,8 @@ class TensorMemo:
             self._waiting.add(key, _checksum(key, row.data), row.data)
             if self._waiting.size + self._entry_bytes > PACK_BYTES:
                 self._write_waiting()
+        if time.monotonic() - self._waiting.since > WAIT_SECONDS:
+            self._write_waiting()
 
     def close(self) -> None:
         """Write what waits, merge small packs, and remove what was not used for UNUSED_SECONDS."""
@@ -371,6 +374,7 @@ class _Waiting:
     """Rows that become a pack, one a key."""
 
     def __init__(self) -> None:
+        self.since = time.monotonic()
         self.keys: dict[bytes, None] = {}
         self.sums = bytearray()
         self.rows = bytearray()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from commands import accept, changes, drift
 from stages import validate
 from stages.core.errors import ConfigError, DataRejected, EnvironmentFault
-from stages.core.schemas import FACTS
+from stages.core.schemas import FACTS, SPLIT
 from stages.store import documents, params, tables
 from stages.store.features import FeatureWriter
 from tests.stages.test_validate import Row, encode, pack, picture
@@ -42,18 +43,20 @@ def repack(found: list[Row]) -> None:
 def extract(shift: float, weights: str = "a" * 64) -> None:
     """What feature_extract would have stored: random features, moved by `shift` for images whose name ends in _n."""
     folder = Path("data/feature_extract")
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     facts = tables.read(validate.OUT / "facts.parquet", FACTS).to_pylist()
     settings = {"backbone": "MobileNetV2", "image_size": 96, "rows_per_shard": 64}
     trunk = {"classes": ["cats", "dogs"], "images": {"train": len(facts), "val": 0, "test": 0}, "settings": settings,
              "weights_digest": weights}  # fmt: skip
     documents.write(folder / "trunk.json", trunk)
-    writer = FeatureWriter(folder, {"train": len(facts)}, 1, None, 40, None, 64)
-    for row in facts:
-        seed = int(row["image_id"][:12], 16)
-        features = np.random.default_rng(seed).normal(size=40) + shift * row["name"].endswith("_n.png")
-        writer.add({**row, "split": "train"}, 0, np.zeros((1, 1, 3), np.uint8), None, features)
-    writer.close()
+    kept = [{key: row[key] for key in ("name", "label", "image_id", "group")} | {"split": "train"} for row in facts]
+    with FeatureWriter(folder, tables.from_rows(kept, SPLIT), 1, None, 40, None, 64) as writer:
+        for image, row in enumerate(kept):
+            seed = int(row["image_id"][:12], 16)
+            features = np.random.default_rng(seed).normal(size=(1, 40)) + shift * row["name"].endswith("_n.png")
+            writer.put(np.array([image]), np.array([0]), features, None)
+        writer.close()
 
 
 def test_features_drift_though_the_pictures_do_not(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

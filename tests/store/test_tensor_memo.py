@@ -360,6 +360,18 @@ def test_packs_are_written_when_full_and_never_larger(folder: Path, monkeypatch:
     assert taken(memo, range(25)) == list(range(25))
 
 
+def test_what_waited_long_is_written_with_the_next(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memo = TensorMemo(folder, SHAPE, np.float16)
+    memo.add([key(1)], rows([1]))
+    assert packs(folder) == []
+    monkeypatch.setattr(tensor_memo, "WAIT_SECONDS", 0.0)
+    memo.add([key(2)], rows([2]))
+    assert taken(memo, [1, 2]) == [1, 2]
+    monkeypatch.setattr(tensor_memo, "WAIT_SECONDS", 1000.0)
+    memo.add([key(3)], rows([3]))
+    assert len(packs(folder)) == 1
+
+
 def test_what_waits_is_written_after_an_error_too(folder: Path) -> None:
     def run() -> None:
         with TensorMemo(folder, SHAPE, np.float16) as memo:
