@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+# Its log goes to what sys.stdout is when it is first imported: inside a test that would be a stream that gets closed.
+import dvc  # noqa: F401
 import pytest
 
 ROOT = Path(__file__).parent.parent
