@@ -15,8 +15,9 @@ def start(threads: int, seed: int, training: bool = False) -> str:
 
     That is `CPU`, a GPU's name, or where several train `2 x NVIDIA H200 (mirrored)`; see `strategy`.
 
-    `threads` share each operation, and operations run one after the other. Two at least to train: TensorFlow
-    sums in another order with one than with two or more, and trained bytes should not depend on the count.
+    To predict, `threads` share each operation. To train, each operation gets one thread and
+    `threads` operations run at once: a backward pass has independent ones, and no sum is split among
+    threads, so the count does not change the trained bytes.
     """
     # What goes wrong still raises; the rest would bury the stage's own lines.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -26,8 +27,8 @@ def start(threads: int, seed: int, training: bool = False) -> str:
         import keras
         import tensorflow as tf
 
-        tf.config.threading.set_intra_op_parallelism_threads(max(2, threads) if training else threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.config.threading.set_intra_op_parallelism_threads(1 if training else threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads if training else 1)
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(seed)
         gpus = tf.config.list_physical_devices("GPU")
