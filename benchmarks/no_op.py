@@ -3,7 +3,7 @@
     python -m benchmarks.no_op [--quick]
 
 Three commands in turn, each a process of its own, medians: `dvc repro`; `graft plan`; and a process that asks
-DVC about each of the seven stages as a flow does (flows/dvc_door.py) and starts none. The figure is the slower
+DVC about the seven stages as a flow does (flows/dvc_door.py) and starts none. The figure is the slower
 of the last two over `dvc repro`. A fourth process does what these two do, loads the flow as well, and says
 whether that imported TensorFlow, Keras or Great Expectations.
 
@@ -37,14 +37,13 @@ HEAVY = ("tensorflow", "keras", "great_expectations")
 UNCHANGED = re.compile(r"^Stage '\w+' didn't change", re.MULTILINE)
 TOY = "toy_stage.py"
 
-# As a flow asks, stage by stage; the stages' names are the arguments.
+# As a flow asks before any stage has run (flows/run.py).
 ASK_DOOR = """
-import sys
 from pathlib import Path
 from flows.dvc_door import Door
 
 with Door(Path.cwd()) as door:
-    stale = {stage: reasons for stage in sys.argv[1:] if (reasons := door.stale(stage))}
+    stale = door.stale_stages()
 assert not stale, stale
 """
 ASK_PLAN = """
@@ -54,6 +53,7 @@ from commands.plan import plan
 plan()
 """
 NAME_IMPORTS = f"""
+import sys
 import flows.pipeline
 sys.stderr.write(" ".join(name for name in {HEAVY!r} if name in sys.modules))
 """
@@ -85,7 +85,7 @@ def _figure(checkout: Path, stages: Sequence[str], environment: Mapping[str, str
     commands = {
         "dvc repro": [sys.executable, "-m", "dvc", "repro"],
         "graft plan": [sys.executable, "-m", "commands", "plan"],
-        "seven questions": [sys.executable, "-c", ASK_DOOR, *stages],
+        "flow's question": [sys.executable, "-c", ASK_DOOR],
     }
     # Once before the clock: byte code and DVC's record of file states are there for all of them.
     said = {name: _run(command, checkout, environment).stdout for name, command in commands.items()}
@@ -103,9 +103,9 @@ def _figure(checkout: Path, stages: Sequence[str], environment: Mapping[str, str
         found.append({name: round(taken[name], 4) for name in ("load before", *names)})
     ratios = {
         name: statistics.median(one[name] / one["dvc repro"] for one in found)
-        for name in ("graft plan", "seven questions")
+        for name in ("graft plan", "flow's question")
     }
-    imported = heavy_imports(checkout, stages, environment)
+    imported = heavy_imports(checkout, environment)
     value = max(ratios.values())
     return {
         "figure": "No-op: deciding that nothing is to do ÷ `dvc repro` where nothing changed",
@@ -122,10 +122,10 @@ def _figure(checkout: Path, stages: Sequence[str], environment: Mapping[str, str
     }
 
 
-def heavy_imports(checkout: Path, stages: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+def heavy_imports(checkout: Path, environment: Mapping[str, str]) -> list[str]:
     """Which of HEAVY a process has loaded after both decisions and the flow's own modules."""
     code = ASK_DOOR + ASK_PLAN + NAME_IMPORTS
-    command = [sys.executable, "-W", "ignore", "-c", code, *stages]
+    command = [sys.executable, "-W", "ignore", "-c", code]
     return _run(command, checkout, environment).stderr.split()
 
 

@@ -77,12 +77,13 @@ class Door:
         self.root, self._patience = root, patience
         try:
             rwlock.mend(root)
-            with Repo(str(root)) as repo:
-                # DVC takes a remote object's name for its content unless told to hash what arrives.
-                verified = {name: {**settings, "verify": True} for name, settings in repo.config["remote"].items()}
-            self._repo: Repo = Repo(str(root), config={"remote": verified})
+            self._repo: Repo = Repo(str(root))
         except DvcException as error:
             raise WrongRequest(f"{root}: {error}; start in the project's folder") from None
+        # DVC takes a remote object's name for its content unless told to hash what arrives. It looks here
+        # each time it opens a remote; a second Repo with a changed configuration would cost as much as the first.
+        for settings in self._repo.config["remote"].values():
+            settings["verify"] = True
 
     def close(self) -> None:
         """Release what the Repo holds open."""
@@ -118,8 +119,19 @@ class Door:
         Empty where nothing changed.
         """
         status = self._ask(lambda: self._repo.status(targets=[self._target(stage)]))
+        return self._reasons(stage, next(iter(status.values()), []))
+
+    def stale_stages(self) -> dict[str, list[str]]:
+        """`stale` of every stage of dvc.yaml that is, by name, for the price of asking about one."""
+        status = self._ask(lambda: self._repo.status(targets=[str(self.root / "dvc.yaml")]))
+        # DVC names a stage by its way from the working folder: `../dvc.yaml:split`.
+        named = {address.rpartition(":")[2]: entries for address, entries in status.items()}
+        return {stage: reasons for stage, entries in named.items() if (reasons := self._reasons(stage, entries))}
+
+    def _reasons(self, stage: str, entries: list[Any]) -> list[str]:
+        """What `Repo.status` says of one stage, a line each."""
         reasons: list[str] = []
-        for entry in next(iter(status.values()), []):
+        for entry in entries:
             if isinstance(entry, str):
                 reasons.append(entry)
                 continue
