@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from commands import accept, changes, check, drift, memo, plan, predict, report
+from commands import accept, add, changes, check, drift, memo, plan, predict, report
 from stages.core.errors import EnvironmentFault, GraftError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(accept.accept)
+app.command()(add.add)
 app.command()(changes.changes)
 app.command()(check.check)
 app.command()(drift.drift)

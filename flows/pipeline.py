@@ -19,7 +19,7 @@ from prefect.runtime import flow_run
 from prefect.states import Failed
 from pydantic import Field
 
-from flows import artifacts, checkout, heartbeat
+from flows import artifacts, checkout, heartbeat, listing
 from flows.dvc_door import Door
 from flows.faults import Refused
 from flows.redact import redact
@@ -90,8 +90,10 @@ def _opened(
             with_what = redact(f"{overrides or 'no overrides'}")
             log.info("working in %s: commit %s with %s", tree.root, tree.commit[:12], with_what)
         with Door(tree.root, wait) as door:
+            # A tree of another commit is to show what that commit's own listing names.
+            added = None if tree.branch else listing.take_in(door, log.info)
             artifacts.show_plan(door, targets, force)
-            run = Run(root, door, door.with_upstream(targets), force, pool)
+            run = Run(root, door, door.with_upstream(targets), force, pool, added)
             yield run
         if tree.branch and not run.failed():
             branch, commit = checkout.keep(root, tree, f"Pipeline run {flow_run.name}: {with_what}")

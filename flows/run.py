@@ -14,6 +14,7 @@ from prefect.states import Completed, Failed
 from flows.dvc_door import Door
 
 STAGES = ("download", "validate", "split", "feature_extract", "fine_tune", "evaluate", "export")
+NOTHING_DONE = {"Unchanged", "Skipped"}  # names of states in which a task leaves every file as it was
 EXIT = re.compile(r"\(exit (\d+)\)")
 
 
@@ -32,11 +33,25 @@ class GpuPool:
 class Run:
     """Shared by the tasks of one run. No dataclass: Prefect would hand each task a copy of one."""
 
-    def __init__(self, root: Path, door: Door, wanted: set[str], force: bool, gpu: GpuPool | None) -> None:
-        """`root` is the checkout that is held; `door` may lead to a tree beside it."""
-        self.root = root
+    def __init__(
+        self, root: Path, door: Door, wanted: set[str], force: bool, gpu: GpuPool | None, added: str | None = None
+    ) -> None:
+        """`root` is the checkout that is held; `door` may lead to a tree beside it.
+
+        `added` is what `graft add` said where it took images in before the run (flows/listing.py).
+        """
+        self.root, self.added = root, added
         self.door, self.wanted, self.force, self.gpu = door, wanted, force, gpu
         self.ended: dict[str, State[Any]] = {}
+        self._at_start: dict[str, list[str]] | None = None
+
+    def stale(self, stage: str) -> list[str]:
+        """`Door.stale`; while no stage has run yet all are asked about in one question."""
+        if not {str(state.name) for state in self.ended.values()} <= NOTHING_DONE:
+            return self.door.stale(stage)
+        if self._at_start is None:
+            self._at_start = self.door.stale_stages()
+        return self._at_start.get(stage, [])
 
     def failed(self) -> str | None:
         """The stage that ended badly, if any."""
@@ -49,7 +64,7 @@ class Run:
             state = self.ended[broken]
             return Failed(name=state.name, message=state.message)
         names = [str(self.ended[stage].name) for stage in STAGES if stage in self.ended]
-        if set(names) <= {"Unchanged", "Skipped"}:
+        if set(names) <= NOTHING_DONE:
             return Completed(name="Unchanged", message="no stage had to run")
         return Completed(message=summary(names))
 

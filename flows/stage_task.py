@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
-from flows import artifacts, gpu
+from flows import artifacts, gpu, listing
 from flows.dvc_door import StageFailed
 from flows.faults import Refused
 from flows.run import Run
@@ -50,7 +50,9 @@ def _run(run: Run, stage: str) -> State[Any]:
         return Cancelled(name="NotRun", message=f"{failed} did not succeed")
     log = get_run_logger()
     try:
-        reasons = run.door.stale(stage)
+        reasons = run.stale(stage)
+        if stage == listing.STAGE and run.added is not None and not reasons:
+            return Completed(message=run.added)
         if not reasons and not run.force:
             return Completed(name="Unchanged", message="nothing it depends on changed")
         log.info("%s: %s", stage, "; ".join(reasons[:10]) or "forced")

@@ -12,13 +12,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
+from stages.core.errors import IntegrityError
 from stages.core.parameters import Problem, StageParams
 from stages.core.unpacking import Limits
 from stages.store import documents, fetch, image_shards, outputs, params, process, sources
 from stages.store.columns import Columns
+from stages.store.kept_packing import KeptPacking
 
 OUT = Path("data/download")
 
@@ -55,11 +58,20 @@ def main() -> str:
     settings = params.read(DownloadParams)
     sources.check_place(settings.source, settings.watch, OUT)
     with outputs.replacing(OUT) as (out,):
-        return pack(settings, out)
+        summary, listing = pack(settings, out)
+        if sources.is_listing(settings.watch) and listing != documents.read(Path(settings.watch).expanduser()):
+            raise IntegrityError(
+                f"download.watch: {settings.source!r} is not as {settings.watch} records it; run `graft add` to take "
+                "it as it is now, which also packs it, or put the files back"
+            )
+    return summary
 
 
-def pack(settings: DownloadParams, out: Path) -> str:
-    """Pack the source into the empty folder `out`; returns the summary line."""
+def pack(settings: DownloadParams, out: Path, kept: KeptPacking | None = None) -> tuple[str, dict[str, Any]]:
+    """Pack the source into the empty folder `out`; returns the summary line, and what a listing records.
+
+    `kept` spares what the run before did of a folder.
+    """
     options = sources.Options(
         settings.sha256,
         Limits(settings.max_bytes, settings.max_members, settings.max_ratio),
@@ -67,8 +79,8 @@ def pack(settings: DownloadParams, out: Path) -> str:
         Columns(settings.file_column, settings.image_column, settings.label_column, settings.split_column),
         settings.max_missing_fraction,
     )
-    with sources.opened(settings.source, options, out / ".scratch") as (source, sha256):
-        shards = image_shards.write(out / "images", source, settings.images_per_shard)
+    with sources.opened(settings.source, options, out / ".scratch", kept) as (source, sha256):
+        written = image_shards.write(out / "images", source, settings.images_per_shard, kept)
     size = sum(record.size for record in source.records)
     given_splits = Counter(record.given_split for record in source.records if record.given_split is not None)
     dataset = {
@@ -82,10 +94,13 @@ def pack(settings: DownloadParams, out: Path) -> str:
     }
     documents.write(out / "dataset.json", dataset)
     documents.write(out / "source.json", {"source": fetch.redacted(settings.source), "sha256": sha256})
-    return (
+    if kept:
+        kept.found(source.files, {record.place: written.image_ids[record.name] for record in source.records})
+    summary = (
         f"{len(source.records):,} images of {len(source.classes)} classes, {size / 1e6:,.1f} MB, packed from "
-        f"{source.format} into {shards} shards; {len(source.skipped)} files skipped"
+        f"{source.format} into {written.shards} shards; {len(source.skipped)} files skipped"
     )
+    return summary, {**dataset, "sha256": written.sha256}
 
 
 if __name__ == "__main__":

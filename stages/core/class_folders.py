@@ -8,7 +8,6 @@ cats_and_dogs/train/cats/1.jpg                    the same in one wrapping folde
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 SPLIT_NAMES = {
@@ -51,7 +50,8 @@ def is_litter(name: str) -> bool:
 
 def is_image_name(path: str) -> bool:
     """Whether a path ends as image files do."""
-    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
+    stem, _, suffix = path[path.rfind("/") + 1 :].rpartition(".")
+    return bool(stem) and f".{suffix.lower()}" in IMAGE_SUFFIXES
 
 
 def split_named(name: str) -> str | None:
@@ -70,13 +70,15 @@ def arrange(files: Iterable[str], folders: Iterable[str]) -> Layout:
     kept_files = _without_litter(files, skipped)
     kept_folders: set[Parts] = {()}
     holding_images: set[Parts] = set()
-    for parts in _without_litter(folders, skipped):
+    for _, parts in _without_litter(folders, skipped):
         kept_folders.update(parts[:depth] for depth in range(1, len(parts) + 1))
-    for parts in kept_files:
-        if parts[:-1] not in kept_folders:
-            kept_folders.update(parts[:depth] for depth in range(1, len(parts)))
-        if is_image_name(parts[-1]):
-            holding_images.add(parts[:-1])
+    for _, parts in kept_files:
+        folder = parts[:-1]
+        if folder not in holding_images:
+            if folder not in kept_folders:
+                kept_folders.update(parts[:depth] for depth in range(1, len(parts)))
+            if is_image_name(parts[-1]):
+                holding_images.add(folder)
     children: dict[Parts, set[str]] = {}
     for folder in kept_folders - {()}:
         children.setdefault(folder[:-1], set()).add(folder[-1])
@@ -86,27 +88,36 @@ def arrange(files: Iterable[str], folders: Iterable[str]) -> Layout:
     are_splits = _are_splits(tops)
     at = len(root) + are_splits  # where in a path the class stands
     placed = []
-    for parts in kept_files:
+    wrapping = sum(len(part) + 1 for part in root)
+    for path, parts in kept_files:
         if parts[: len(root)] != root or len(parts) < at + 2:
-            skipped["/".join(parts)] = "no_class"
+            skipped[path] = "no_class"
             continue
         split = split_named(parts[len(root)]) if are_splits else None
-        placed.append(Placed("/".join(parts), "/".join(parts[len(root) :]), parts[at], split))
+        placed.append(Placed(path, path[wrapping:], parts[at], split))
     classes = {folder[at] for folder in kept_folders if folder[: len(root)] == root and len(folder) > at}
     has_train = any(split_named(top) == "train" for top in tops)
     beside = sorted(top for top in tops if split_named(top) is None) if has_train else []
     return Layout(placed, classes, skipped, beside)
 
 
-def _without_litter(paths: Iterable[str], skipped: dict[str, str]) -> list[Parts]:
+def _without_litter(paths: Iterable[str], skipped: dict[str, str]) -> list[tuple[str, Parts]]:
     kept = []
+    # Many files share few folders, which are looked at once each.
+    seen: dict[str, tuple[Parts, str | None]] = {"": ((), None)}
     for path in paths:
-        parts = tuple(path.split("/"))
-        depth = next((depth for depth, part in enumerate(parts, 1) if is_litter(part)), None)
-        if depth is None:
-            kept.append(parts)
+        folder, _, name = path.rpartition("/")
+        if folder not in seen:
+            parts = tuple(folder.split("/"))
+            depth = next((depth for depth, part in enumerate(parts, 1) if is_litter(part)), None)
+            seen[folder] = parts, None if depth is None else "/".join(parts[:depth])
+        parts, litter = seen[folder]
+        if litter is None and is_litter(name):
+            litter = path
+        if litter is None:
+            kept.append((path, (*parts, name)))
         else:
-            skipped["/".join(parts[:depth])] = "litter"
+            skipped[litter] = "litter"
     return kept
 
 

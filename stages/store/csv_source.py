@@ -38,12 +38,12 @@ def from_csv(path: Path, columns: Columns, max_missing_fraction: float) -> Sourc
     skipped |= dict.fromkeys(no_row, "no_row")
     _check_missing(path, missing, no_row, len(rows), max_missing_fraction)
     records = [
-        Record(name, row.label, row.given_split, tree.files[name][1], name)
+        Record(name, row.label, row.given_split, tree.files[name].size, name)
         for name, row in rows.items()
         if name in tree.files
     ]
     classes = sorted({row.label for row in rows.values()})
-    return Source("csv", records, classes, skipped, lambda record: folder_files.read(*tree.files[record.place]))
+    return Source("csv", records, classes, skipped, lambda record: folder_files.read(*tree.files[record.place][:2]))
 
 
 def _rows(path: Path, columns: Columns) -> dict[str, _Row]:

@@ -37,6 +37,20 @@ def read(params_type: type[P], path: Path = PARAMS) -> P:
     raise ConfigError(f"{params_type.__name__} is no stage's parameter model; legal: {', '.join(STAGES)}")
 
 
+def read_alone(stage: str, path: Path = PARAMS) -> StageParams:
+    """The checked parameters of one stage, for what is no stage and must start fast: no other block is looked at.
+
+    Raises ConfigError naming every problem in the block.
+    """
+    values, lines = _load(path)
+    checked = check_block(stage, params_type_of(stage), values.get(stage))
+    problems = checked if isinstance(checked, list) else []
+    if problems:
+        raise ConfigError(_message(path, problems, lines))
+    assert isinstance(checked, StageParams)
+    return checked
+
+
 def read_all(path: Path = PARAMS) -> dict[str, StageParams]:
     """Every stage's checked parameters, by stage name. Raises ConfigError."""
     values, lines = _load(path)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 
@@ -15,6 +15,7 @@ class Record(NamedTuple):
     given_split: str | None  # train | val | test
     size: int  # bytes
     place: Any  # where the source finds the bytes; nobody else looks inside
+    image_id: str | None = None  # SHA-256 of the bytes, where that is known without reading them
 
 
 @dataclass(frozen=True)
@@ -26,3 +27,4 @@ class Source:
     classes: list[str]  # sorted, empty ones included
     skipped: dict[str, str]  # name → reason
     read: Callable[[Record], bytes]
+    files: Mapping[str, Any] = field(default_factory=dict)  # place → the file behind a record, for a folder's

@@ -23,9 +23,11 @@ from stages.store import (
     tree_sources,
 )
 from stages.store.columns import Columns
+from stages.store.kept_packing import KeptPacking
 from stages.store.records import Source
 
 DIGITS = "digits"
+LISTING = ".listing.json"  # how the name of a file that `graft add` writes ends
 LAYOUT = (
     "expected class folders (cats/1.jpg, dogs/2.jpg), optionally under train/, validation/ and test/, with "
     "at least two classes"
@@ -56,6 +58,8 @@ def check_place(source: str, watch: str, out: Path) -> None:
 
     DVC sees a change inside a folder only where it is told to look, which is `watch`.
     """
+    if is_listing(watch):
+        _check_listing(source, watch)
     if source == DIGITS:
         return
     if fetch.is_url(source):
@@ -71,7 +75,7 @@ def check_place(source: str, watch: str, out: Path) -> None:
         raise ConfigError(
             f"download.source: {source!r} and this stage's output {out} lie in each other; move the source"
         )
-    if path.is_dir() and path != watched:
+    if path.is_dir() and path != watched and not is_listing(watch):
         raise ConfigError(
             f"download.watch: received {watch!r}, but download.source is the folder {source!r} and DVC "
             f"notices new files only under download.watch; set download.watch to {source!r}"
@@ -83,8 +87,27 @@ def check_place(source: str, watch: str, out: Path) -> None:
         )
 
 
+def is_listing(watch: str) -> bool:
+    """Whether DVC is to look at what `graft add` records of the folder, and not at every file in it."""
+    return watch.endswith(LISTING)
+
+
+def _check_listing(source: str, watch: str) -> None:
+    path, listing = _local(source), _local(watch)
+    if source == DIGITS or fetch.is_url(source) or not path.is_dir():
+        raise ConfigError(
+            f"download.watch: received {watch!r}, which `graft add` writes for a folder; download.source is "
+            f"{source!r}, no folder. Set download.watch to data/images, its default"
+        )
+    if listing.is_relative_to(path) or not listing.is_relative_to(Path.cwd().resolve()):
+        raise ConfigError(
+            f"download.watch: received {watch!r}; the listing goes to git, so it must lie in the project, and not in "
+            f"the folder {source!r} that it lists; for instance data/images{LISTING}"
+        )
+
+
 @contextmanager
-def opened(source: str, options: Options, scratch: Path) -> Iterator[Opened]:
+def opened(source: str, options: Options, scratch: Path, kept: KeptPacking | None = None) -> Iterator[Opened]:
     """The source's records; what has to be fetched or unpacked first lies in the folder `scratch` meanwhile.
 
     Raises IntegrityError (damage, an unsafe archive, a wrong pin), EnvironmentFault (network) and
@@ -92,7 +115,7 @@ def opened(source: str, options: Options, scratch: Path) -> Iterator[Opened]:
     """
     scratch.mkdir()
     try:
-        with _opened(source, options, scratch) as found:
+        with _opened(source, options, scratch, kept) as found:
             _report_skipped(found.source)
             _check_enough(found.source)
             yield found
@@ -101,7 +124,7 @@ def opened(source: str, options: Options, scratch: Path) -> Iterator[Opened]:
 
 
 @contextmanager
-def _opened(source: str, options: Options, scratch: Path) -> Iterator[Opened]:
+def _opened(source: str, options: Options, scratch: Path, kept: KeptPacking | None) -> Iterator[Opened]:
     if source == DIGITS:
         yield Opened(digits_source.from_digits(), None)
         return
@@ -112,7 +135,7 @@ def _opened(source: str, options: Options, scratch: Path) -> Iterator[Opened]:
     elif path.is_dir():
         if options.sha256 is not None:
             raise ConfigError("download.sha256: a folder has no single hash; set it to null, or pack the folder")
-        yield Opened(tree_sources.from_folder(path), None)
+        yield Opened(tree_sources.from_folder(path, kept), None)
         return
     # Before any parser sees the bytes.
     if options.sha256 is not None:

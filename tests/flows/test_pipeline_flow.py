@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 from prefect.testing.utilities import prefect_test_harness
+from ruamel.yaml import YAML
 
 from flows import artifacts, child
 from flows.pipeline import pipeline
@@ -424,3 +426,32 @@ def test_the_flow_process_never_loads_a_heavy_library(toy: Toy) -> None:
     done = toy.run("-c", program, PYTHONPATH=str(ROOT), PREFECT_API_URL=os.environ.get("PREFECT_API_URL", ""))
     assert "STATE Unchanged" in done.stdout
     assert "HEAVY []" in done.stdout
+
+
+def test_new_images_are_taken_in_where_dvc_watches_a_listing(toy: Toy) -> None:
+    yaml = YAML()
+    project, params = yaml.load(toy.folder / "dvc.yaml"), yaml.load(toy.folder / "params.yaml")
+    project["stages"]["download"] |= {"cmd": "python -m stages.download", "deps": ["data.listing.json"]}
+    params["download"] = {"source": "pictures", "watch": "data.listing.json"}
+    yaml.dump(project, toy.folder / "dvc.yaml")
+    yaml.dump(params, toy.folder / "params.yaml")
+    for name in ("cats/1.jpg", "cats/2.jpg", "dogs/1.jpg"):
+        (toy.folder / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
+        (toy.folder / "pictures" / name).write_text(name)
+
+    def ended() -> tuple[str | None, str, str]:
+        state, names, messages = run(targets=["download"])
+        return state.name, names["download"], messages["download"]
+
+    assert ended()[:2] == ("Completed", "Completed")
+    assert ended() == ("Unchanged", "Unchanged", "nothing it depends on changed")
+    (toy.folder / "pictures/dogs/2.jpg").write_text("a new dog")
+    how, download, said = ended()
+    assert (how, download) == ("Completed", "Completed")
+    assert said.startswith("add: 4 images of 2 classes")
+    assert ended()[0] == "Unchanged"
+    shutil.rmtree(toy.folder / "pictures/dogs")
+    state, names, _ = run()
+    assert (state.name, names) == ("Refused", {})
+    assert "not run (exit 3)" in (state.message or "")
+    assert "at least two classes" in (state.message or "")
