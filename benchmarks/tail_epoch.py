@@ -132,7 +132,7 @@ def train_tail(work: Job, inputs: Inputs) -> list[float]:
     base, name, cut = _frozen_base(work)
     backbones.multiply_matrices(base)
     tail = backbones.tail(base, name, cut)
-    model = classifier.from_activations(tail, _head(work, tail.output_shape[-1]))
+    model = classifier.from_activations(tail, _head(work, tail.output_shape[-1]), halves=True)
     ends: list[float] = []
     training.fit(
         model,
@@ -142,6 +142,7 @@ def train_tail(work: Job, inputs: Inputs) -> list[float]:
                          work.batch_size, None),
         training.Schedule(EPOCHS, work.batch_size, work.learning_rate, 0, 0, 3.0),
         lambda _logs: ends.append(time.perf_counter()),
+        by_batch=True,
     )  # fmt: skip
     return ends
 

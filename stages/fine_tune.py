@@ -117,7 +117,7 @@ def main() -> str:
             models.save(head, out / "frozen_head.keras")
             backbones.freeze_below(base, settings.fine_tune_at)
             backbones.multiply_matrices(base)
-            from_cut = classifier.from_activations(backbones.tail(base, name, cut), head)
+            from_cut = classifier.from_activations(backbones.tail(base, name, cut), head, halves=run.by_batch)
             phase_2 = run.fit("tail", from_cut, "activations" if cut else "pixels", settings.tail, curves)
         models.save(classifier.from_pixels(base, name, head), out / "model.keras")
         outcomes = {"head": phase_1, "tail": phase_2}

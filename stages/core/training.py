@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import keras
@@ -217,8 +218,9 @@ def fit(
         metrics=["accuracy"],
         jit_compile=False,
     )
+    steps = Steps(model) if by_batch else None
     if saved is None:
-        start = _evaluate(model, val) if by_batch else model.evaluate(val, verbose=0, return_dict=True)
+        start = steps.evaluate(val) if steps else model.evaluate(val, verbose=0, return_dict=True)
         best = BestEpoch((0, start["loss"], start["accuracy"]), model.get_weights())
     else:
         _put_back(model, saved)
@@ -243,8 +245,8 @@ def fit(
         callbacks.append(keras.callbacks.EarlyStopping(monitor="val_loss", patience=schedule.stop_after))
     callbacks.append(SaveEachEpoch(saved, on_saved, history, best, callbacks))
     last = done if saved and saved.stopped else schedule.epochs
-    if by_batch:
-        _fit_by_batch(model, train, val, range(done, last), callbacks)
+    if steps:
+        _fit_by_batch(steps, model, train, val, range(done, last), callbacks)
     else:
         model.fit(
             train, validation_data=val, initial_epoch=done, epochs=last, callbacks=callbacks, verbose=0, shuffle=False
@@ -261,7 +263,12 @@ def fit(
 
 
 def _fit_by_batch(
-    model: keras.Model, train: Batches, val: Batches, epochs: range, callbacks: list[keras.callbacks.Callback]
+    steps: Steps,
+    model: keras.Model,
+    train: Batches,
+    val: Batches,
+    epochs: range,
+    callbacks: list[keras.callbacks.Callback],
 ) -> None:
     """What `Model.fit` does, without the tf.data pipeline that it puts before the model."""
     chain = keras.callbacks.CallbackList(callbacks, model=model)
@@ -273,30 +280,63 @@ def _fit_by_batch(
         for number in range(len(train)):
             chain.on_train_batch_begin(number)
             inputs, labels = train[number]
-            logs = model.train_on_batch(inputs, labels, return_dict=True)
+            logs = steps.train(inputs, labels)
             means.add(logs, len(labels))
             chain.on_train_batch_end(number, logs)
             if model.stop_training:
                 break
         train.on_epoch_end()
-        found = _evaluate(model, val)
+        found = steps.evaluate(val)
         chain.on_epoch_end(epoch, means.values() | {f"val_{name}": value for name, value in found.items()})
         if model.stop_training:
             break
     chain.on_train_end()
 
 
-def _evaluate(model: keras.Model, val: Batches) -> dict[str, float]:
-    """What `Model.evaluate` returns."""
-    means = _Means()
-    for number in range(len(val)):
-        inputs, labels = val[number]
-        means.add(model.test_on_batch(inputs, labels, return_dict=True), len(labels))
-    return means.values()
+class Steps:
+    """A compiled model's steps in TensorFlow, each traced once for batches of every length.
+
+    `Model.train_on_batch` traces anew for an epoch's shorter last batch; of a deep tail that takes seconds.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        import tensorflow as tf
+
+        model.optimizer.build(model.trainable_variables)
+        inputs = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
+        batch = [inputs, tf.TensorSpec((None,), tf.int32)]
+
+        def figures(images: Any, labels: Any, training: bool) -> dict[str, Any]:
+            probabilities = model(images, training=training)
+            hits = keras.ops.equal(keras.ops.argmax(probabilities, axis=-1), keras.ops.cast(labels, "int32"))
+            loss = sum(model.losses, model.loss(labels, probabilities))
+            return {"loss": loss, "accuracy": keras.ops.mean(keras.ops.cast(hits, "float32"))}
+
+        def train(images: Any, labels: Any) -> dict[str, Any]:
+            with tf.GradientTape() as tape:
+                logs = figures(images, labels, training=True)
+            gradients = tape.gradient(logs["loss"], model.trainable_variables)
+            model.optimizer.apply(gradients, model.trainable_variables)
+            return logs
+
+        self._train = tf.function(train, input_signature=batch, autograph=False)
+        self._look = tf.function(partial(figures, training=False), input_signature=batch, autograph=False)
+
+    def train(self, inputs: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> dict[str, float]:
+        """One step of the optimizer; loss and accuracy of the batch before it."""
+        return {name: float(value) for name, value in self._train(inputs, labels).items()}
+
+    def evaluate(self, val: Batches) -> dict[str, float]:
+        """What `Model.evaluate` returns."""
+        means = _Means()
+        for number in range(len(val)):
+            inputs, labels = val[number]
+            means.add({name: float(value) for name, value in self._look(inputs, labels).items()}, len(labels))
+        return means.values()
 
 
 class _Means:
-    """Metrics over images, from those of batches: Keras forgets them before each batch that it is handed alone."""
+    """Metrics over images, from those of batches."""
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}

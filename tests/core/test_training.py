@@ -294,3 +294,26 @@ def test_one_by_one_convolutions_are_the_same_as_products(stripes: tuple[np.ndar
         )
         found.append(model.predict(tensors.astype(np.float32), verbose=0))
     np.testing.assert_allclose(found[0], found[1], atol=2e-3)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 8])
+def test_a_tail_run_in_halves_gives_the_same_probabilities_and_gradients(rows: int) -> None:
+    import keras
+    import tensorflow as tf
+
+    from stages.core import backbones, classifier
+
+    base, head, whole = build()
+    halves = classifier.from_activations(backbones.tail(base, "MobileNetV2", 97), head, halves=True)
+    generator = np.random.default_rng(rows)
+    activations = generator.standard_normal((rows, *whole.input_shape[1:]), np.float32)
+    labels = generator.integers(0, CLASSES, rows)
+
+    def probabilities_and_gradients(model: Any) -> list[np.ndarray]:
+        with tf.GradientTape() as tape:
+            found = model(activations, training=False)
+            loss = keras.ops.mean(keras.losses.sparse_categorical_crossentropy(labels, found))
+        return [found.numpy(), *(gradient.numpy() for gradient in tape.gradient(loss, whole.trainable_weights))]
+
+    for one, other in zip(probabilities_and_gradients(whole), probabilities_and_gradients(halves), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5 * max(1.0, float(np.abs(one).max())))
