@@ -39,7 +39,9 @@ RESULTS = Path(__file__).parent / "results.json"
 PICTURE = Path(__file__).parent / "results.svg"
 README = ROOT / "README.md"
 MARKERS = ("<!-- benchmarks -->", "<!-- /benchmarks -->")
-FIGURES = ("whole_pipeline", "extraction", "growth", "large_photographs", "tail_epoch", "no_op")
+FIGURES = (
+    "whole_pipeline", "extraction", "growth", "large_photographs", "tail_epoch", "small_files", "memory", "no_op",
+)  # fmt: skip
 PACKAGES = ("tensorflow", "keras", "openvino", "dvc", "prefect", "pyarrow", "numpy", "pillow")
 QUICK_SLACK = 1.5  # a shared machine's few rounds may miss a bound by this factor
 GIB = 2**30

@@ -34,7 +34,7 @@ from stages.core.errors import DataRejected
 from stages.core.evidence import Known
 from stages.core.parameters import Problem, StageParams, unknown_key
 from stages.core.schemas import FACTS, QUARANTINE
-from stages.store import data_docs, documents, measurements, outputs, params, process, reviewed, tables
+from stages.store import data_docs, documents, measurements, outputs, params, process, reviewed, spill, tables
 
 SHARDS = Path("data/download/images")
 DATASET = Path("data/download/dataset.json")
@@ -119,16 +119,17 @@ def main() -> str:
         decisions=bool(decisions), drift=bool(drifts),
     )  # fmt: skip
     by_class = evidence.class_table(known, classes)
-    labels = {*dataset["classes"], *(fact.label for fact in known.facts)}
     lines = evidence.decision_table(known, decisions) if decisions else None
-    asked = {"images": evidence.image_table(known), "classes": by_class}
-    asked |= {"class_set": evidence.class_set_table(labels, before)} if before is not None else {}
+    asked = {"images": spill.spilled(evidence.image_table(known)), "classes": by_class}
+    if before is not None:
+        labels = {*dataset["classes"], *(fact.label for fact in known.facts)}
+        asked["class_set"] = evidence.class_set_table(labels, before)
     asked |= {"decisions": lines} if lines is not None else {}
     asked |= {"drift": evidence.drift_table(drifts)} if drifts else {}
     bad = quarantine.rows(known.facts, known.judged)
 
     with outputs.replacing(OUT, REPORT) as (out, report):
-        tables.write(out / "facts.parquet", tables.from_rows(evidence.fact_rows(known), FACTS))
+        tables.write_rows(out / "facts.parquet", evidence.fact_rows(known), FACTS)
         tables.write(out / "quarantine.parquet", tables.from_rows(bad, QUARANTINE))
         documents.write(out / "classes.json", {"classes": classes})
         documents.write(out / "profile.json", current)
@@ -157,12 +158,15 @@ def main() -> str:
 def know(settings: ValidateParams, dataset: Mapping[str, Any], decisions: list[review.Decision]) -> Known:
     """Everything there is to know of every image, before any rule is asked."""
     found = measurements.of_shards(SHARDS, dataset["images"], _limits(settings))
-    groups = duplicates.group(
-        found, max_distance=settings.near_duplicate_distance, min_side=settings.near_duplicate_min_side
+    groups = measurements.texts(
+        duplicates.group(
+            found, max_distance=settings.near_duplicate_distance, min_side=settings.near_duplicate_min_side
+        )
     )
-    decided = review.apply(decisions, found, str(REVIEW / reviewed.DECISIONS))
-    judged = quarantine.judge(found, decided.decisions, settings)
-    return Known(found, groups, neighbours.nearest(found), judged, decided)
+    path = str(REVIEW / reviewed.DECISIONS)
+    decided = review.apply(decisions, found, path) if decisions else review.Review([None] * len(found), [])
+    judged = evidence.judge(found, decided.decisions, settings)
+    return Known(found, groups, measurements.pictures_nearby(neighbours.nearest(found)), judged, decided)
 
 
 def _limits(settings: ValidateParams) -> measurements.Limits:

@@ -9,18 +9,21 @@ grows. No step looks at all pairs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from stages.core.facts import Facts
-from stages.core.measurement import FREQUENCIES, ZOOMS
+from stages.core.measurement import FREQUENCIES, LAYOUT, ZOOMS
 
 Indices = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 
 BITS = 64
+LUMA = 6  # numbers of a colour layout before those of chroma
 MAX_DISTANCE = 16  # bits; beyond, the tables would miss too many
 # Bit sampling (Indyk and Motwani 1998): two hashes d bits apart agree on the KEY_BITS of one table with
 # a chance of (1 - d / 64) ** KEY_BITS. With 64 tables a pair at 8 bits is found with 0.9995, at 10 with 0.985,
@@ -46,17 +49,28 @@ def group(facts: Sequence[Facts], *, max_distance: int, min_side: int) -> list[s
     where they look alike by hashes at most `max_distance` (0-MAX_DISTANCE) bits apart. Groups are transitive:
     where a is near b and b near c, all three are one group.
     """
-    ids = sorted({fact.image_id for fact in facts})
+    own = [fact.image_id for fact in facts]
+    ids = sorted(set(own))
     position = {image_id: at for at, image_id in enumerate(ids)}
     # Positions follow the ids' order, so the smallest position is the smallest id.
     parent = np.arange(len(ids))
-    near = {fact.image_id: fact for fact in facts if _comparable(fact, min_side)}
-    compared = [near[image_id] for image_id in sorted(near)]
-    at = np.array([position[fact.image_id] for fact in compared], dtype=np.int64)
-    for first, second in near_pairs(compared, max_distance):
+    compared: dict[int, None] = {}  # positions, in the order of the images
+
+    def once() -> Iterator[Facts]:
+        for fact in facts:
+            at = position[fact.image_id]
+            if at not in compared and _comparable(fact, min_side):
+                compared[at] = None
+                yield fact
+
+    looks = _looks(once())
+    at = np.fromiter(compared, dtype=np.int64, count=len(compared))
+    order = np.argsort(at)
+    at, looks = at[order], looks.ordered(order)
+    for first, second in _alike(looks, max_distance):
         _union(parent, at[first], at[second])
     _flatten(parent)
-    return [ids[parent[position[fact.image_id]]] for fact in facts]
+    return [ids[parent[position[image_id]]] for image_id in own]
 
 
 def _comparable(fact: Facts, min_side: int) -> bool:
@@ -69,15 +83,45 @@ def near_pairs(facts: Sequence[Facts], max_distance: int) -> Iterator[tuple[Indi
 
     Every fact must have been decoded. The order of `facts` matters only where more than WINDOW share a key.
     """
-    if len(facts) < 2:
+    yield from _alike(_looks(facts), max_distance)
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """What is compared of N images, as arrays: a fact's own objects take several times the memory."""
+
+    hashes: Hashes  # [N, zooms]
+    shapes: npt.NDArray[np.int8]  # [N, zooms, FREQUENCIES**2]
+    aspects: npt.NDArray[np.float64]  # [N]
+    chroma: npt.NDArray[np.float64]  # [N, 6]
+
+    def ordered(self, order: Indices) -> _Looks:
+        return _Looks(self.hashes[order], self.shapes[order], self.aspects[order], self.chroma[order])
+
+
+def _looks(facts: Iterable[Facts]) -> _Looks:
+    hashes, shapes, aspects, chroma = array("Q"), bytearray(), array("d"), array("d")
+    for fact in facts:
+        hashes.extend(fact.measured.hashes or ())
+        shapes += fact.measured.shapes or b""
+        aspects.append((fact.measured.width or 1) / (fact.measured.height or 1))
+        chroma.extend((fact.measured.layout or ())[LUMA:])
+    return _Looks(
+        np.array(hashes, dtype=np.uint64).reshape(-1, len(ZOOMS)),
+        np.frombuffer(shapes, dtype=np.int8).reshape(-1, len(ZOOMS), FREQUENCIES**2),
+        np.array(aspects, dtype=np.float64),
+        np.array(chroma, dtype=np.float64).reshape(-1, LAYOUT - LUMA),
+    )
+
+
+def _alike(looks: _Looks, max_distance: int) -> Iterator[tuple[Indices, Indices]]:
+    """As near_pairs."""
+    if len(looks.aspects) < 2:
         return
     # Entry e is image e // zooms at zoom e % zooms.
     zooms = len(ZOOMS)
-    hashes = np.array([fact.measured.hashes for fact in facts], dtype=np.uint64).ravel()
-    shapes = np.frombuffer(b"".join(fact.measured.shapes or b"" for fact in facts), dtype=np.int8)
-    shapes = shapes.reshape(len(hashes), FREQUENCIES**2)
-    aspects = np.array([(fact.measured.width or 1) / (fact.measured.height or 1) for fact in facts])
-    chroma = np.array([(fact.measured.layout or ())[6:] for fact in facts], dtype=np.float64)
+    hashes, shapes = looks.hashes.ravel(), looks.shapes.reshape(-1, FREQUENCIES**2)
+    aspects, chroma = looks.aspects, looks.chroma
     grey = np.linalg.norm(chroma, axis=1) <= GREY
     for left, right in _candidates(hashes, max_distance):
         one, other = left // zooms, right // zooms
@@ -104,6 +148,7 @@ def _candidates(hashes: Hashes, max_distance: int) -> Iterator[tuple[Indices, In
     # Big-endian, so that bit k means the same on every machine.
     bits = np.unpackbits(hashes.astype(">u8").view(np.uint8).reshape(-1, 8), axis=1)
     columns = np.ascontiguousarray(bits.T)
+    del bits
     for chosen in _tables():
         keys = np.packbits(columns[chosen], axis=0)
         key = keys[0].astype(np.uint16) << 8 | keys[1]

@@ -8,12 +8,15 @@ only: the columns are null for a quarantined one, which already counts as bad.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from itertools import islice
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from stages.core import quarantine
 from stages.core.drift import Drift
 from stages.core.facts import Facts
 from stages.core.neighbours import Neighbour
@@ -76,11 +79,18 @@ DRIFT = pa.schema(
 
 GREY_BELOW = 0.004  # saturation, one grey level: rounding in a JPEG of a grey picture stays below
 FEW = 0.1  # a kind is odd where at most this share of the images is of it
+BLOCK = 1024  # rows that are made at a time
+
+T = TypeVar("T")
+Firsts = defaultdict[str, dict[str, T]]  # by group, then by what its images differ in, in order of appearance
 
 
 @dataclass(frozen=True)
 class Known:
-    """What was found of every image, lists in the images' order."""
+    """What was found of every image, lists in the images' order.
+
+    `facts` may be objects that are made when asked for, so whoever keeps one takes memory.
+    """
 
     facts: Sequence[Facts]
     groups: Sequence[str]
@@ -93,24 +103,98 @@ class Known:
         """Quarantine's reason code per image; None where accepted."""
         return [judgement and judgement[0] for judgement in self.judged]
 
+    @cached_property
+    def common_bytes(self) -> set[str]:
+        """The image_ids that stand more than once."""
+        return repeated(fact.image_id for fact in self.facts)
+
+    @cached_property
+    def common_groups(self) -> set[str]:
+        """The groups with more than one accepted image."""
+        return repeated(group for group, judged in zip(self.groups, self.judged, strict=True) if judged is None)
+
+    @cached_property
+    def settled(self) -> dict[str, str]:
+        """quarantine.settled's."""
+        decisions = self.review.decisions
+        return settled(self.facts, decisions) if any(decisions) else {}
+
+    @cached_property
+    def rivals(self) -> list[str | None]:
+        """The names of what quarantine.conflicts finds."""
+        names: list[str | None] = [None] * len(self.facts)
+        if not self.common_bytes:
+            return names
+        copies = [
+            (at, fact, decision)
+            for at, (fact, decision) in enumerate(zip(self.facts, self.review.decisions, strict=True))
+            if fact.image_id in self.common_bytes
+        ]
+        found = conflicts([fact for _, fact, _ in copies], [decision for *_, decision in copies])
+        for (at, *_), rival in zip(copies, found, strict=True):
+            names[at] = rival.name if rival else None
+        return names
+
+
+def repeated(values: Iterable[str]) -> set[str]:
+    """Those that come more than once."""
+    seen: set[str] = set()
+    again: set[str] = set()
+    for value in values:
+        (again if value in seen else seen).add(value)
+    return again
+
+
+def judge(
+    facts: Sequence[Facts], decisions: Sequence[Decision | None], limits: quarantine.Limits
+) -> list[tuple[str, str] | None]:
+    """quarantine.judge's, which keeps every fact it is given: one at a time where the same bytes stand but once."""
+    common = repeated(fact.image_id for fact in facts)
+    judged: list[tuple[str, str] | None] = []
+    copies: list[tuple[int, Facts, Decision | None]] = []
+    for at, (fact, decision) in enumerate(zip(facts, decisions, strict=True)):
+        if fact.image_id in common:
+            copies.append((at, fact, decision))
+            judged.append(None)
+        else:
+            judged += quarantine.judge([fact], [decision], limits)
+    together = quarantine.judge([fact for _, fact, _ in copies], [decision for *_, decision in copies], limits)
+    for (at, *_), found in zip(copies, together, strict=True):
+        judged[at] = found
+    return judged
+
 
 def image_table(known: Known) -> pa.Table:
     """Table of schema IMAGES, a row per image in the order given."""
+    rows = _image_rows(known)
+    # Rows are Python objects, of which some at a time are enough.
+    blocks = iter(lambda: list(islice(rows, BLOCK)), [])
+    return pa.concat_tables([IMAGES.empty_table(), *(pa.Table.from_pylist(block, schema=IMAGES) for block in blocks)])
+
+
+def _image_rows(known: Known) -> Iterator[dict[str, Any]]:
     facts, groups, reasons = known.facts, known.groups, known.reasons
-    accepted = [(f, g) for f, g, r in zip(facts, groups, reasons, strict=True) if r is None]
     # The first image of every kind: all a row has to name, however large its group is.
-    by_name = _first_of((fact.name.casefold(), "", fact) for fact in facts)
-    by_bytes = _first_of((group, fact.image_id, fact) for fact, group in accepted)
-    by_label = _first_of((group, fact.label, fact) for fact, group in accepted)
-    by_split = _first_of((group, fact.given_split, fact) for fact, group in accepted if fact.given_split)
-    won = settled(facts, known.review.decisions)
-    odd = _odd_colours([fact for fact, _ in accepted])
-    rows = []
-    for fact, group, reason, decision, rival, neighbour in zip(
-        facts, groups, reasons, known.review.decisions,
-        conflicts(facts, known.review.decisions), known.neighbours, strict=True,
-    ):  # fmt: skip
-        twin = by_name[fact.name.casefold()][""].name
+    by_case: dict[str, str] = {}
+    by_bytes: Firsts[tuple[int, str]] = defaultdict(dict)
+    by_label: Firsts[str] = defaultdict(dict)
+    by_split: Firsts[str] = defaultdict(dict)
+    colours: Counter[str] = Counter()
+    for at, (fact, group, reason) in enumerate(zip(facts, groups, reasons, strict=True)):
+        by_case.setdefault(fact.name.casefold(), fact.name)
+        if reason is None:
+            colours[_colour(fact)] += 1
+            if group in known.common_groups:
+                by_bytes[group].setdefault(fact.image_id, (at, fact.name))
+                by_label[group].setdefault(fact.label, fact.name)
+                if fact.given_split:
+                    by_split[group].setdefault(fact.given_split, fact.name)
+    odd = _odd_colour(colours)
+    won = known.settled
+    for at, (fact, group, reason, decision, rival, neighbour) in enumerate(
+        zip(facts, groups, reasons, known.review.decisions, known.rivals, known.neighbours, strict=True)
+    ):
+        twin = by_case[fact.name.casefold()]
         row: dict[str, Any] = {
             "name": fact.name,
             "label": fact.label,
@@ -123,12 +207,9 @@ def image_table(known: Known) -> pa.Table:
             "aspect": fact.aspect if not decision else None,
             "extension_matches": fact.extension_matches if fact.measured.format else None,
             "same_name_as": twin if twin != fact.name else None,
-            "conflicts_with": rival.name if rival and fact.image_id not in won else None,
+            "conflicts_with": rival if fact.image_id not in won else None,
         }
         if reason is None:
-            leader = next(iter(by_bytes[group].values()))
-            copy = by_bytes[group][fact.image_id]
-            leak = _other(by_split[group], fact.given_split) if fact.given_split else None
             row |= {
                 "mode": fact.measured.mode,
                 "bit_depth": fact.measured.bit_depth,
@@ -139,19 +220,26 @@ def image_table(known: Known) -> pa.Table:
                 "sharpness": fact.sharpness,
                 "odd_colour": odd if odd and odd == _colour(fact) else None,
                 "outlier": neighbour and neighbour.outlier,
-                "copy_of": copy.name if copy is not fact else None,
-                "near_copy_of": leader.name if leader.image_id != fact.image_id else None,
-                "disagrees_with": _other(by_label[group], fact.label),
-                "leaks_into": leak,
             }
-        rows.append(row)
-    return pa.Table.from_pylist(rows, schema=IMAGES)
+        if reason is None and group in known.common_groups:
+            leader_id, (_, leader) = next(iter(by_bytes[group].items()))
+            first, copy = by_bytes[group][fact.image_id]
+            row |= {
+                "copy_of": copy if first != at else None,
+                "near_copy_of": leader if leader_id != fact.image_id else None,
+                "disagrees_with": _other(by_label[group], fact.label),
+                "leaks_into": _other(by_split[group], fact.given_split) if fact.given_split else None,
+            }
+        yield row
 
 
 def class_table(known: Known, classes: Sequence[str]) -> pa.Table:
     """Table of schema CLASSES: every class of `classes`, and every other label an image carries."""
-    images = Counter(fact.label for fact in known.facts)
-    accepted = Counter(fact.label for fact, reason in zip(known.facts, known.reasons, strict=True) if reason is None)
+    images: Counter[str] = Counter()
+    accepted: Counter[str] = Counter()
+    for fact, judged in zip(known.facts, known.judged, strict=True):
+        images[fact.label] += 1
+        accepted[fact.label] += judged is None
     largest = max(accepted.values(), default=0)
     rows = [
         {
@@ -203,14 +291,14 @@ def drift_table(drifts: Sequence[Drift]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=DRIFT)
 
 
-def fact_rows(known: Known) -> list[dict[str, Any]]:
+def fact_rows(known: Known) -> Iterator[dict[str, Any]]:
     """Everything known, as rows of schemas.FACTS, in the order given."""
     measured = ("size_bytes", "format", "width", "height", "mode", "bit_depth", "frames", "orientation",
                 "brightness", "contrast", "entropy", "sharpness", "saturation", "warmth")  # fmt: skip
-    rivals = conflicts(known.facts, known.review.decisions)
-    return [
-        {name: getattr(fact.measured, name) for name in measured}
-        | {
+    for fact, group, neighbour, rival, reason in zip(
+        known.facts, known.groups, known.neighbours, known.rivals, known.reasons, strict=True
+    ):
+        yield {name: getattr(fact.measured, name) for name in measured} | {
             "name": fact.name,
             "label": fact.label,
             "given_split": fact.given_split,
@@ -223,39 +311,23 @@ def fact_rows(known: Known) -> list[dict[str, Any]]:
             "nearest_distance": neighbour and neighbour.distance,
             "outlier": neighbour and neighbour.outlier,
             "group": group,
-            "conflicts_with": rival and rival.name,
+            "conflicts_with": rival,
             "quarantine": reason,
         }
-        for fact, group, neighbour, rival, reason in zip(
-            known.facts, known.groups, known.neighbours, rivals, known.reasons, strict=True
-        )
-    ]
 
 
-Firsts = defaultdict[str, dict[str, Facts]]
-
-
-def _first_of(entries: Iterable[tuple[str, str, Facts]]) -> Firsts:
-    """For each (outer, inner) key the first image that has it, inner keys in order of appearance."""
-    firsts: Firsts = defaultdict(dict)
-    for outer, inner, fact in entries:
-        firsts[outer].setdefault(inner, fact)
-    return firsts
-
-
-def _other(firsts: dict[str, Facts], own: str) -> str | None:
+def _other(firsts: dict[str, str], own: str) -> str | None:
     """The name of the first image under another key than `own`."""
-    return next((fact.name for key, fact in firsts.items() if key != own), None)
+    return next((name for key, name in firsts.items() if key != own), None)
 
 
 def _colour(fact: Facts) -> str:
     return "grey" if (fact.measured.saturation or 0.0) < GREY_BELOW else "coloured"
 
 
-def _odd_colours(facts: Sequence[Facts]) -> str | None:
+def _odd_colour(counts: Counter[str]) -> str | None:
     """The kind that few images are of, or None where both are common or one is absent."""
-    counts = Counter(_colour(fact) for fact in facts)
-    return next((kind for kind, count in counts.items() if count <= FEW * len(facts)), None)
+    return next((kind for kind, count in counts.items() if count <= FEW * counts.total()), None)
 
 
 def _change(label: str, now: set[str], before: set[str]) -> str | None:

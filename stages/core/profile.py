@@ -8,9 +8,10 @@ state, stays nearly the same while the set grows, and two of them say how far th
 from __future__ import annotations
 
 import hashlib
+import heapq
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -63,23 +64,34 @@ def profile(facts: Sequence[Facts], groups: Sequence[str], reasons: Sequence[str
     length, at most SAMPLE, units as in NUMBERS: one image a group, because copies are not
     independent draws. About 80 KB as compact JSON with a full sample and short labels.
     """
-    accepted = [(fact, group) for fact, group, reason in zip(facts, groups, reasons, strict=True) if reason is None]
-    lines = sorted(f"{fact.image_id} {fact.label}\n" for fact, _ in accepted)
-    members: dict[str, Facts] = {}
-    for fact, group in accepted:
-        first = members.setdefault(group, fact)
-        # Beyond the id only for files of the same bytes, whose label or name may differ.
-        members[group] = min(first, fact, key=lambda member: (member.image_id, member.label, member.name))
-    sample = sorted(members.values(), key=lambda fact: rank(fact.image_id))[:SAMPLE]
+    lines: list[str] = []
+    classes, formats, modes = Counter[str | None](), Counter[str | None](), Counter[str | None]()
+    # Not the facts themselves: of all but the sample little is needed.
+    members: dict[str, tuple[str, int]] = {}  # by group the smallest image_id and where it stands
+    for at, (fact, group, reason) in enumerate(zip(facts, groups, reasons, strict=True)):
+        if reason is None:
+            lines.append(f"{fact.image_id} {fact.label}\n")
+            classes[fact.label] += 1
+            formats[fact.measured.format] += 1
+            modes[fact.measured.mode] += 1
+            image_id, first = members.get(group, (None, at))
+            if image_id is None or fact.image_id < image_id:
+                # Most groups are called as their only image is: one text instead of two.
+                members[group] = (group if group == fact.image_id else fact.image_id, at)
+            elif fact.image_id == image_id and (fact.label, fact.name) < (facts[first].label, facts[first].name):
+                # Files of the same bytes, whose label or name may differ.
+                members[group] = (image_id, at)
+    lines.sort()
+    sample = [facts[at] for _, at in heapq.nsmallest(SAMPLE, members.values(), key=lambda member: rank(member[0]))]
     return {
         "version": VERSION,
         "images": len(facts),
-        "accepted": len(accepted),
+        "accepted": len(lines),
         "groups": len(members),
-        "quarantined": _counts(reason for reason in reasons if reason is not None),
-        "classes": _counts(fact.label for fact, _ in accepted),
-        "formats": _counts(fact.measured.format for fact, _ in accepted),
-        "modes": _counts(fact.measured.mode for fact, _ in accepted),
+        "quarantined": _counts(Counter(reason for reason in reasons if reason is not None)),
+        "classes": _counts(classes),
+        "formats": _counts(formats),
+        "modes": _counts(modes),
         "digest": hashlib.sha256("".join(lines).encode()).hexdigest(),
         "sample": {column: [_value(fact, column) for fact in sample] for column in COLUMNS},
     }
@@ -163,8 +175,12 @@ def read(value: Any) -> dict[str, Any]:
     return found
 
 
-def _counts(values: Iterable[str | None]) -> dict[str, int]:
-    return dict(sorted(Counter(value or "unknown" for value in values).items()))
+def _counts(found: Mapping[Any, int]) -> dict[str, int]:
+    """In the order of names."""
+    named: Counter[str] = Counter()
+    for value, number in found.items():
+        named[value or "unknown"] += number
+    return dict(sorted(named.items()))
 
 
 def _value(fact: Facts, column: str) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import heapq
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
@@ -85,14 +87,14 @@ class View:
     @cached_property
     def outliers(self) -> list[tuple[float, str]]:
         """(score, name) of the accepted images that resemble others least, most alone first."""
-        scored = [
+        scored = (
             (neighbour.outlier, fact.name)
             for fact, neighbour, judged in zip(
                 self.known.facts, self.known.neighbours, self.known.judged, strict=True
             )
             if neighbour and neighbour.outlier is not None and judged is None
-        ]  # fmt: skip
-        return sorted(scored, key=lambda pair: (-pair[0], pair[1]))[:OUTLIERS_PICTURED]
+        )  # fmt: skip
+        return heapq.nsmallest(OUTLIERS_PICTURED, scored, key=lambda pair: (-pair[0], pair[1]))
 
 
 Thumbnails = Mapping[str, bytes | None]
@@ -302,8 +304,17 @@ def _classes(page: Page, view: View) -> None:
 
 
 def _distributions(page: Page, view: View) -> None:
-    decoded = [fact for fact, judged in zip(view.known.facts, view.known.judged, strict=True) if judged is None]
-    if not decoded:
+    accepted = 0
+    # Numbers and not objects: there is one of each quantity for every image.
+    found = {column: array("q" if column == "shorter_side" else "d") for column, *_ in DISTRIBUTIONS}
+    for fact, judged in zip(view.known.facts, view.known.judged, strict=True):
+        if judged is None:
+            accepted += 1
+            for column, values in found.items():
+                value = _value(column, fact)
+                if value is not None:
+                    values.append(value)
+    if not accepted:
         return
     page.heading("Sizes, light and colour", id="distributions")
     sample = view.accepted["profile"]["sample"] if view.accepted else None
@@ -311,10 +322,9 @@ def _distributions(page: Page, view: View) -> None:
         "Of accepted images." + " The outline is the data last accepted, one image of each group." * bool(sample)
     )
     for column, axis, limits in DISTRIBUTIONS:
-        values = [value for value in map(_value(column), decoded) if value is not None]
+        values = found[column]
         before = [value for value in sample[column] if value is not None] if sample else []
-        every = [*values, *before]
-        low, high = limits or (min(every), max(every))
+        low, high = limits or (min(chain(values, before)), max(chain(values, before)))
         if low == high:
             page.paragraph(f"{axis}: {low:,.4g} for every image.")
             continue
@@ -323,12 +333,10 @@ def _distributions(page: Page, view: View) -> None:
         page.histogram(counts, low, high, label=axis, reference=reference)
 
 
-def _value(column: str) -> Callable[[Facts], float | None]:
+def _value(column: str, fact: Facts) -> Any:
     if column == "shorter_side":
-        return lambda fact: fact.sides and fact.sides[0]
-    if column == "aspect":
-        return lambda fact: fact.aspect
-    return lambda fact: getattr(fact.measured, column)
+        return fact.sides and fact.sides[0]
+    return fact.aspect if column == "aspect" else getattr(fact.measured, column)
 
 
 def _groups(page: Page, view: View, thumbnails: Thumbnails) -> None:
@@ -486,18 +494,16 @@ def _observed(rule: Mapping[str, Any]) -> Cell:
 
 def _rows(page: Page, view: View) -> None:
     page.heading("Images", id="images")
-    chosen = _chosen(view)
+    chosen = set(_chosen(view))
     total = len(view.known.facts)
     found: defaultdict[str, list[str]] = defaultdict(list)
     for row in view.failing:
         if row["image_id"]:  # a class may be called as an image is
             found[row["name"]].append(row["rule"])
-    pairs = zip(view.known.groups, view.known.judged, strict=True)
-    sizes = Counter(group for group, judged in pairs if judged is None)
     rows: list[list[Cell]] = []
     tags: list[list[str]] = []
-    for at in chosen:
-        fact, judged = view.known.facts[at], view.known.judged[at]
+    every = zip(view.known.facts, view.known.groups, view.known.judged, strict=True)
+    for fact, group, judged in (one for at, one in enumerate(every) if at in chosen):
         measured = fact.measured
         size = f"{measured.width} x {measured.height}" if measured.width else None
         rows.append(
@@ -508,7 +514,7 @@ def _rows(page: Page, view: View) -> None:
         tags.append(
             [*(["quarantined"] if judged else ["accepted", f"accepted label={fact.label}"]),
              *(f"rule={rule}" for rule in found.get(fact.name, ())),
-             *(["duplicate"] if sizes[view.known.groups[at]] > 1 and not judged else [])]
+             *(["duplicate"] if group in view.known.common_groups and not judged else [])]
         )  # fmt: skip
     page.paragraph(
         "Every image."
@@ -524,7 +530,7 @@ def _rows(page: Page, view: View) -> None:
 
 
 def _chosen(view: View) -> list[int]:
-    """Positions of the images that the table lists, in the data's order; all where they are few."""
+    """Positions of the images that the table lists; all where they are few."""
     total = len(view.known.facts)
     if total <= ROWS_LISTED:
         return list(range(total))
@@ -540,7 +546,7 @@ def _chosen(view: View) -> list[int]:
             by_class[fact.label].append(at)
     # One of each class in turn, so that a small class is not crowded out.
     order += [at for turn in zip_longest(*by_class.values()) for at in turn if at is not None]
-    return sorted(list(dict.fromkeys(order))[:ROWS_LISTED])
+    return list(dict.fromkeys(order))[:ROWS_LISTED]
 
 
 def _tile(view: View, thumbnails: Thumbnails, name: str, notes: Iterable[str], tone: Tone) -> Tile:

@@ -13,7 +13,6 @@ from stages.core.drift import Drift
 from stages.core.evidence import Known
 from stages.core.expectations import Rule
 from stages.core.facts import Facts
-from stages.core.quarantine import settled
 
 NAMES_KEPT = 20  # failing rows named per rule
 FAILING_COLUMNS = ["rule", "severity", "rule_kept", "name", "label", "image_id", "value"]
@@ -54,7 +53,8 @@ def results(
     critical = any(answer.rule.severity == "critical" for answer in failed)
     warned = any(answer.rule.severity == "warning" for answer in failed)
     reasons = known.reasons
-    ids = {fact.name: fact.image_id for fact in known.facts}
+    named = {name for answer in answers for name in answer.failing_names}
+    ids = {fact.name: fact.image_id for fact in known.facts if fact.name in named} if named else {}
     return {
         "verdict": "rejected" if critical else "accepted_with_warnings" if warned else "accepted",
         "images": len(known.facts),
@@ -74,28 +74,24 @@ def results(
 
 def failing_rows(answers: Sequence[Answer], facts: Sequence[Facts]) -> list[dict[str, Any]]:
     """Every row that fails a rule, kept or broken, as rows of failing.csv."""
-    by_name = {fact.name: fact for fact in facts}
+    named = {name for answer in answers for name in answer.failing_names}
+    by_name = {fact.name: (fact.label, fact.image_id) for fact in facts if fact.name in named} if named else {}
     rows = []
     for answer in answers:
         for name, value in answer.failing_rows:
-            fact = by_name.get(name) if answer.rule.table == "images" else None
+            label, image_id = by_name.get(name, ("", "")) if answer.rule.table == "images" else ("", "")
             rows.append(
                 {
                     "rule": answer.rule.id,
                     "severity": answer.rule.severity,
                     "rule_kept": "yes" if answer.success else "no",
-                    "name": _one_line(name),
-                    "label": _one_line(fact.label) if fact else "",
-                    "image_id": fact.image_id if fact else "",
-                    "value": _one_line(value) if isinstance(value, str) else value,
+                    "name": name,
+                    "label": label,
+                    "image_id": image_id,
+                    "value": value,
                 }
             )
     return rows
-
-
-def _one_line(text: str) -> str:
-    """Python's CSV writer does not quote a lone carriage return, which spreadsheets take for the end of a row."""
-    return text.replace("\r", "⟨U+000D⟩")
 
 
 def failed_rules(record: Mapping[str, Any], severity: str | None = None) -> list[dict[str, Any]]:
@@ -163,10 +159,11 @@ def _record(answer: Answer, ids: Mapping[str, str]) -> dict[str, Any]:
 
 def _duplicates(known: Known) -> dict[str, dict[str, Any]]:
     members: defaultdict[str, list[Facts]] = defaultdict(list)
-    for fact, group, reason in zip(known.facts, known.groups, known.reasons, strict=True):
-        if reason is None:
+    common = known.common_groups
+    for fact, group, reason in zip(known.facts, known.groups, known.reasons, strict=True) if common else ():
+        if reason is None and group in common:
             members[group].append(fact)
-    several = [group for group in members.values() if len(group) > 1]
+    several = list(members.values())
     several.sort(key=lambda group: (-len(group), group[0].name))
     exact = [group for group in several if len({fact.image_id for fact in group}) == 1]
     leaking = [group for group in several if len({f.given_split for f in group if f.given_split}) > 1]
@@ -190,9 +187,10 @@ def _duplicates(known: Known) -> dict[str, dict[str, Any]]:
 def _conflicts(known: Known, mixed: Sequence[Sequence[Facts]]) -> dict[str, Any]:
     """The same bytes, or the same look, under several labels."""
     owners: defaultdict[str, list[Facts]] = defaultdict(list)
-    won = settled(known.facts, known.review.decisions)
-    for fact, reason in zip(known.facts, known.reasons, strict=True):
-        if fact.decodes and reason != "denied" and fact.image_id not in won:
+    common, won = known.common_bytes, known.settled
+    for fact, reason in zip(known.facts, known.reasons, strict=True) if common else ():
+        # What has no copy is in no conflict.
+        if fact.image_id in common and fact.decodes and reason != "denied" and fact.image_id not in won:
             owners[fact.image_id].append(fact)
     same = [group for group in owners.values() if len({fact.label for fact in group}) > 1]
     listed = [*same, *(group for group in mixed if len({fact.image_id for fact in group}) > 1)]

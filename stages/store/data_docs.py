@@ -135,17 +135,33 @@ def _shown(rule: Rule) -> str:
 
 
 def _escaped(table: pa.Table, key: str) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The table with every text escaped, and the way back for the column that names rows."""
+    """The table with every text escaped, and the way back for those names that html.unescape does not restore."""
     # Not before it is needed: every stage imports every stage's parameters, and with them this module.
     import pandas as pd
 
-    frame: pd.DataFrame = table.to_pandas()
-    raw = {escape(value): value for value in table[key].to_pylist() if value is not None}
+    # Great Expectations copies the whole table for every expectation, so its columns are as small as they can be:
+    # few texts but names come more than once, and most are null.
+    columns = {}
+    raw: dict[str, str] = {}
     for field in table.schema:
-        if pa.types.is_string(field.type):
-            values = [None if value is None else escape(value) for value in table[field.name].to_pylist()]
-            frame[field.name] = pd.Series(values, index=frame.index, dtype=object)
-    return frame, raw
+        if not pa.types.is_string(field.type):
+            columns[field.name] = table[field.name].to_pandas()
+            continue
+        escaped = pa.chunked_array([_escaped_texts(chunk) for chunk in table[field.name].chunks], pa.string())
+        if field.name == key:
+            for texts, safe in zip(table[key].chunks, escaped.chunks, strict=True):
+                for text, way in zip(texts.to_pylist(), safe.to_pylist(), strict=True):
+                    # Of nearly all, html.unescape knows the way back.
+                    if text is not None and (way in raw or html.unescape(way) != text):
+                        raw[way] = text
+            columns[field.name] = pd.Series(escaped.to_pandas(), dtype="str")
+        else:
+            columns[field.name] = escaped.dictionary_encode().to_pandas()
+    return pd.DataFrame(columns, copy=False), raw
+
+
+def _escaped_texts(texts: pa.Array) -> pa.Array:
+    return pa.array([None if text is None else escape(text) for text in texts.to_pylist()], pa.string())
 
 
 def _answer(rule: Rule, result: Any, raw: Mapping[str, str]) -> Answer:
@@ -159,9 +175,16 @@ def _answer(rule: Rule, result: Any, raw: Mapping[str, str]) -> Answer:
         return Answer(rule, bool(result.success), observed, 0, ())
     rows = found.get("unexpected_index_list") or []
     key, column = KEYS[rule.table], rule.arguments["column"]
-    named = tuple((raw.get(row[key], ""), _plain(row.get(column))) for row in rows)
+    named = tuple((_name(row[key], raw), _plain(row.get(column))) for row in rows)
     percent = found["unexpected_percent"] or 0.0  # None where every value is null
     return Answer(rule, bool(result.success), percent / 100, int(found["unexpected_count"]), named)
+
+
+def _name(value: Any, raw: Mapping[str, str]) -> str:
+    """A row's name as the table had it, by what `_escaped` gave; no text where it has none."""
+    if not isinstance(value, str):
+        return ""
+    return raw[value] if value in raw else html.unescape(value)
 
 
 def _plain(value: Any) -> Any:

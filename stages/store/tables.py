@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,31 @@ import pyarrow.parquet as pq
 
 from stages.core.errors import DataRejected, IntegrityError
 
+GROUP = 1024  # rows of a Parquet file's row group, and of what is made of a table at a time
+
 
 def write(path: Path, table: pa.Table) -> None:
     """Write one Parquet file. Image bytes are compressed already, so only other columns are."""
-    compression: dict[str, str] = {
-        name: "NONE" if pa.types.is_binary(table.schema.field(name).type) else "ZSTD" for name in table.column_names
-    }
-    pq.write_table(table, path, compression=compression, row_group_size=1024, write_page_checksum=True)
+    with _writer(path, table.schema) as writer:
+        writer.write_table(table, row_group_size=GROUP)
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
+    """Write the same file as `write` would, holding one row group in memory at a time."""
+    left = iter(rows)
+    with _writer(path, schema) as writer:
+        block = list(islice(left, GROUP))
+        # A file without rows has a group, too.
+        while True:
+            writer.write_table(from_rows(block, schema), row_group_size=GROUP)
+            block = list(islice(left, GROUP))
+            if not block:
+                return
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    compression = {field.name: "NONE" if pa.types.is_binary(field.type) else "ZSTD" for field in schema}
+    return pq.ParquetWriter(path, schema, compression=compression, write_page_checksum=True)
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ()) -> None:
@@ -30,8 +49,14 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]
 
 
 def _inert(value: Any) -> Any:
-    """A text that a spreadsheet would take for a formula gets an apostrophe before it."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    """A text that a spreadsheet would take for a formula gets an apostrophe before it.
+
+    Python's CSV writer does not quote a lone carriage return, which spreadsheets take for the end of a row.
+    """
+    if not isinstance(value, str):
+        return value
+    formula = value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}".replace("\r", "⟨U+000D⟩")[0 if formula else 1 :]
 
 
 def from_rows(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:

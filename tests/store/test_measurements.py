@@ -83,7 +83,7 @@ def pack(files: dict[str, bytes], shards: int = 3, **ids: str) -> list[dict[str,
 
 
 def measured(limits: Limits = LIMITS) -> list[Facts]:
-    return measurements.of_shards(SHARDS, 0, limits)
+    return list(measurements.of_shards(SHARDS, 0, limits))
 
 
 def kept() -> dict[str, bytes]:
