@@ -9,10 +9,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
 from benchmarks import __main__ as harness
-from benchmarks import no_op, tail_epoch, tutorial_script, whole_pipeline
+from benchmarks import no_op, small_files, tail_epoch, tutorial_script, whole_pipeline
+from stages.store import hashes
 
 ROOT = Path(__file__).parent.parent
 SVG = "{http://www.w3.org/2000/svg}"
@@ -256,3 +258,18 @@ def test_toy_stages_write_every_output_and_all_that_is_read_in_one() -> None:
 
 def test_an_epochs_seconds_leave_the_first_out() -> None:
     assert tail_epoch._durations([5.0, 7.0, 8.0]) == [2.0, 1.0]
+
+
+def test_small_files_are_pictures_the_same_each_time_and_a_flip_changes_one(tmp_path: Path) -> None:
+    small_files.make(tmp_path / "one", 30)
+    small_files.make(tmp_path / "other", 30)
+    one, other = hashes.sha256_of_tree(tmp_path / "one"), hashes.sha256_of_tree(tmp_path / "other")
+    assert one == other
+    assert len(set(one.values())) == 30
+    path = small_files.changed_file(tmp_path / "one", 30)
+    with Image.open(path) as picture:
+        picture.load()
+        assert picture.size == (small_files.SIDE, small_files.SIDE)
+    small_files.flip(path)
+    changed = hashes.sha256_of_tree(tmp_path / "one")
+    assert [name for name in one if changed[name] != one[name]] == [path.relative_to(tmp_path / "one").as_posix()]

@@ -351,6 +351,14 @@ class LocalPrefect:
         with self.client() as client:
             return [one.name for one in client.read_workers_for_work_pool(pool, worker_filter=alive)]
 
+    def forget_workers(self, pool: str) -> None:
+        """Remove a pool's workers. Dead ones would count as alive until their heartbeats are overdue."""
+        auth = {"Authorization": f"Basic {base64.b64encode(self._auth.encode()).decode()}"} if self._auth else {}
+        for name in self.online(pool):
+            address = f"{self.api_url}/work_pools/{pool}/workers/{name}"
+            urllib.request.urlopen(urllib.request.Request(address, headers=auth, method="DELETE"), timeout=30).close()
+        assert not self.online(pool)
+
     def stop_worker(self, worker: subprocess.Popen[bytes]) -> None:
         """Stop a worker as Ctrl-C does; it ends its runs without telling the server."""
         end(worker, signal.SIGINT)

@@ -73,7 +73,7 @@ def gpu_worker(shared: Toy, prefect_server: LocalPrefect) -> Iterator[None]:
     worker = prefect_server.worker("gpu", "gpu-1", cwd=shared.folder, env={"TOY_JOURNAL": str(shared.journal)})
     yield
     prefect_server.kill_machine(worker)
-    wait_until(lambda: not prefect_server.online("gpu"), 30)
+    prefect_server.forget_workers("gpu")
 
 
 def wait_until(true: Any, seconds: float) -> None:
@@ -274,7 +274,7 @@ def test_a_worker_with_its_own_clone_trains_and_the_controller_never_does(
         assert (code, ended["fine_tune"]) == (0, "Completed"), said
     finally:
         prefect_server.kill_machine(worker)
-        wait_until(lambda: not prefect_server.online("gpu"), 30)
+        prefect_server.forget_workers("gpu")
 
 
 def test_a_remote_that_cannot_be_reached_is_named(made: Toy, tmp_path: Path, prefect_server: LocalPrefect) -> None:
@@ -288,7 +288,7 @@ def test_a_remote_that_cannot_be_reached_is_named(made: Toy, tmp_path: Path, pre
         assert "remote 'nowhere'" in said
     finally:
         prefect_server.kill_machine(worker)
-        wait_until(lambda: not prefect_server.online("gpu"), 30)
+        prefect_server.forget_workers("gpu")
 
 
 @pytest.mark.usefixtures("gpu_worker")
@@ -315,7 +315,7 @@ def test_a_clone_under_the_same_path_is_not_the_shared_checkout(shared: Toy, pre
         ended = prefect_server.wait_for_state(run, {"Refused"}, 60)
     finally:
         prefect_server.kill_machine(worker)
-        wait_until(lambda: not prefect_server.online("gpu"), 30)
+        prefect_server.forget_workers("gpu")
     assert "does not see the checkout" in str(ended.state.message)
     assert shared.ran("start") == []
 

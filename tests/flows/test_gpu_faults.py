@@ -22,6 +22,8 @@ from tests.flows.toy import STAGES, Toy, trained_to
 
 pytestmark = pytest.mark.slow
 EPOCHS = 8
+# Seconds for a run to reach its first epochs: starting two flow runs took a minute on a slow machine. No claim of ours.
+UNDER_WAY = 180
 
 
 class Bench:
@@ -65,7 +67,7 @@ class Bench:
     def close(self) -> None:
         for worker in self.workers:
             self.server.kill_machine(worker)
-        wait_until(lambda: not self.server.online("gpu"), 120)
+        self.server.forget_workers("gpu")
 
 
 @pytest.fixture
@@ -111,7 +113,7 @@ def test_killed_after_the_claim(bench: Bench) -> None:
 def test_the_runs_process_is_killed_mid_epoch(bench: Bench) -> None:
     bench.worker()
     with bench.controller() as process:
-        wait_until(lambda: len(bench.epochs()) >= 3, 60)
+        wait_until(lambda: len(bench.epochs()) >= 3, UNDER_WAY)
         stage = next(entry["pid"] for entry in bench.toy.entries() if entry["stage"] == "fine_tune")
         family = psutil.Process(stage).parents()
         flow = next(one for one in family if "prefect" in " ".join(one.cmdline()))
@@ -132,7 +134,7 @@ def test_the_machine_dies_mid_epoch(bench: Bench, monkeypatch: pytest.MonkeyPatc
         names = heartbeat.ensure(client)
     worker = bench.worker()
     with bench.controller() as process:
-        wait_until(lambda: len(bench.epochs()) >= 3, 60)
+        wait_until(lambda: len(bench.epochs()) >= 3, UNDER_WAY)
         # The controller goes with it: nobody but the automation is left to end the run.
         process.kill()
         bench.server.kill_machine(worker)
@@ -179,7 +181,7 @@ def test_killed_after_the_upload_before_saying_so(made: Toy, tmp_path: Path, pre
         assert toy.repro() == []
     finally:
         prefect_server.kill_machine(worker)
-        wait_until(lambda: not prefect_server.online("gpu"), 30)
+        prefect_server.forget_workers("gpu")
 
 
 def test_a_far_machine_dies_mid_epoch_and_goes_on_where_it_was(
@@ -192,7 +194,7 @@ def test_a_far_machine_dies_mid_epoch_and_goes_on_where_it_was(
     hop = Hop(prefect_server, toy, tmp_path)
     worker = hop.worker()
     with controller(prefect_server, toy, "--gpu-pool", "gpu", "--gpu-remote", "store") as process:
-        wait_until(lambda: len(hop.ran_there("epoch")) >= 3, 90)
+        wait_until(lambda: len(hop.ran_there("epoch")) >= 3, UNDER_WAY)
         prefect_server.kill_machine(worker)
         # No automation is needed: the controller itself hears that the run has fallen silent.
         code, said = ended(process, 150)
@@ -209,13 +211,13 @@ def test_a_far_machine_dies_mid_epoch_and_goes_on_where_it_was(
         assert toy.repro() == []
     finally:
         prefect_server.kill_machine(worker)
-        wait_until(lambda: not prefect_server.online("gpu"), 30)
+        prefect_server.forget_workers("gpu")
 
 
 def test_the_controller_is_killed_and_its_successor_joins(bench: Bench) -> None:
     bench.worker()
     with bench.controller() as process:
-        wait_until(lambda: len(bench.epochs()) >= 2, 60)
+        wait_until(lambda: len(bench.epochs()) >= 2, UNDER_WAY)
         process.kill()
         process.communicate()
     code, said, states = pipeline(bench.server, bench.toy, "--gpu-pool", "gpu")
@@ -232,7 +234,7 @@ def test_the_server_is_killed_and_comes_back(made: Toy, tmp_path: Path) -> None:
         bench = Bench(server, toy, value=77)
         bench.worker()
         with bench.controller() as process:
-            wait_until(lambda: len(bench.epochs()) >= 2, 60)
+            wait_until(lambda: len(bench.epochs()) >= 2, UNDER_WAY)
             server.kill()
             time.sleep(2)
             server.start()
@@ -253,14 +255,14 @@ def cpu_worker(bench: Bench, prefect_server: LocalPrefect) -> Iterator[Any]:
     worker = prefect_server.worker("cpu", "cpu-1", cwd=bench.toy.folder, env=journal)
     yield worker
     prefect_server.kill_machine(worker)
-    wait_until(lambda: not prefect_server.online("cpu"), 60)
+    prefect_server.forget_workers("cpu")
 
 
 @pytest.mark.usefixtures("cpu_worker")
 def test_cancelling_the_pipeline_ends_the_training_too(bench: Bench) -> None:
     bench.worker()
     run = bench.server.run("pipeline/on-demand")
-    wait_until(lambda: len(bench.epochs()) >= 2, 60)
+    wait_until(lambda: len(bench.epochs()) >= 2, UNDER_WAY)
     stage = next(entry["pid"] for entry in bench.toy.entries() if entry["stage"] == "fine_tune")
     bench.server.cancel(run)
     began = time.monotonic()
@@ -271,7 +273,7 @@ def test_cancelling_the_pipeline_ends_the_training_too(bench: Bench) -> None:
     assert bench.runs()[0].parent_task_run_id is not None
     # Through both pools, to the end.
     run = bench.server.run("pipeline/on-demand")
-    bench.server.wait_for_state(run, {"Completed"}, 90)
+    bench.server.wait_for_state(run, {"Completed"}, UNDER_WAY)
     assert len(bench.epochs()) <= EPOCHS + 1
     assert bench.toy.repro() == []
 
@@ -304,4 +306,4 @@ def test_twenty_triggers_at_once_on_one_checkout(made: Toy, tmp_path: Path, pref
     ordered = sorted((min(times), max(times)) for times in spans.values())
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(ordered))
     prefect_server.kill_machine(worker)
-    wait_until(lambda: not prefect_server.online("cpu"), 60)
+    prefect_server.forget_workers("cpu")
