@@ -6,7 +6,7 @@ import gc
 import hashlib
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +22,7 @@ MEMORY = Path(".graft/packing")
 
 def add(
     push: Annotated[bool, typer.Option("--push", help="Push it to the default DVC remote, too.")] = False,
+    held: Annotated[bool, typer.Option("--held", hidden=True, help="A flow, which holds the checkout, asks.")] = False,
 ) -> None:
     """Pack what changed in download.source, record it in download.watch and in dvc.lock, as `dvc repro -s download`.
 
@@ -44,7 +45,7 @@ def add(
     # Of 100,000 files a few million small objects are made, none of them in a circle: looking for circles in them
     # again and again would take as long as the work.
     gc.disable()
-    with _project() as repo:
+    with nullcontext() if held else _checkout(), _project() as repo:
         kept = KeptPacking(MEMORY / hashlib.sha256(where.encode()).hexdigest()[:16], download.OUT / "images")
         with outputs.replacing(download.OUT) as (out,):
             summary, listing = download.pack(settings, out, kept)
@@ -68,6 +69,19 @@ def _push(repo: Repo) -> int:
         raise EnvironmentFault(
             f"packed and recorded, but not pushed ({error}); look at `dvc remote list` and run `graft add --push` again"
         ) from error
+
+
+@contextmanager
+def _checkout() -> Iterator[None]:
+    """Hold the checkout against flows, which would find other images between two stages. Raises Busy."""
+    from flows import checkout
+    from flows.faults import CheckoutBusy
+
+    try:
+        with checkout.held(Path.cwd(), 0.0, "graft add", lambda _: None):
+            yield
+    except CheckoutBusy as busy:
+        raise Busy(str(busy)) from busy
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def take_in(door: Door, on_line: Callable[[str], None]) -> str | None:
         lines.append(redact(line))
         on_line(lines[-1])
 
-    code = child.run([sys.executable, "-m", "commands", "add"], door.root, take)
+    code = child.run([sys.executable, "-m", "commands", "add", "--held"], door.root, take)
     if code:
         fault = FAULTS.get(code, Refused)("graft add failed\n" + "\n".join(lines))
         fault.exit_code = code

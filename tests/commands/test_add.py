@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from commands import add
+from flows import checkout
 from stages.core.errors import ConfigError
 from stages.store import hashes
 
@@ -217,6 +218,14 @@ def test_what_is_in_use_is_left_alone(project: Project) -> None:
     project.add()
     assert project.listing()["images"] == 121
     assert json.loads((project.folder / ".dvc/tmp/rwlock").read_text()) == {}
+
+
+def test_a_flow_that_holds_the_checkout_is_not_given_other_images(project: Project) -> None:
+    (project.folder / ".graft").mkdir()
+    with checkout.held(project.folder, 0.0, "flow run brave-otter", lambda _: None):
+        assert "in use by flow run brave-otter" in project.add(code=6)
+        assert not (project.folder / "data/download").exists()
+        assert "120 images" in project.add("--held")
 
 
 def test_refused_images_leave_everything_as_it_was(project: Project) -> None:
