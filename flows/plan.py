@@ -68,7 +68,6 @@ def as_markdown(planned: Sequence[Planned]) -> str:
 
 def _plan(repo: Any, targets: Sequence[str]) -> list[Planned]:
     import networkx
-    from dvc.dvcfile import load_file
     from dvc.parsing import ResolveError
     from dvc.repo.reproduce import get_active_graph
     from dvc.stage import PipelineStage
@@ -93,7 +92,7 @@ def _plan(repo: Any, targets: Sequence[str]) -> list[Planned]:
     looked_at = graph.subgraph(stage for stage in stages if stage in wanted)
     place = {stage: number for number, stage in enumerate(stages)}
     ordered = networkx.lexicographical_topological_sort(looked_at.reverse(), key=place.__getitem__)
-    locks = {path: load_file(repo, path).lockfile_contents.get("stages", {}) for path in {one.path for one in stages}}
+    locks = {one.path: one.dvcfile.lockfile_contents.get("stages", {}) for one in stages}
 
     planned: dict[Any, Planned] = {}
     for stage in ordered:
