@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 from pydantic import Field
 
 from stages.core import backbones, evaluation_report
@@ -31,6 +32,7 @@ MODELS = Path("data/fine_tune")
 FEATURES = Path("data/feature_extract")
 SPLIT_TABLE = Path("data/split/split.parquet")
 OUT = Path("reports/evaluate")
+FEATURES_HELD = 4096  # images whose stored features are in memory at once
 SIDE = 96  # pixels of a picture in the report
 
 
@@ -50,7 +52,8 @@ class EvaluateParams(StageParams):
 def main() -> str:
     settings = params.read(EvaluateParams)
     stored = FeatureReader(FEATURES)
-    held_out = [row for row in tables.read(SPLIT_TABLE, SPLIT).to_pylist() if row["split"] != "train"]
+    images = tables.read(SPLIT_TABLE, SPLIT)
+    held_out = images.filter(pc.not_equal(images["split"], "train")).to_pylist()
     engine = engines.start(settings.engine, settings.threads, settings.seed)
     # These import Keras or scikit-learn, so they wait until the parameters have been checked.
     from stages.core import metrics, predictions
@@ -141,8 +144,10 @@ def _frozen(head: keras.Model, rows: Any, stored: FeatureReader) -> npt.NDArray[
     row_of = {name: number for number, name in enumerate(rows.names)}
     for split in ("val", "test"):
         examples = stored.examples("pooled", split)
-        features = examples.take(np.arange(len(examples.names)), np.zeros(len(examples.names), np.intp))
-        out[[row_of[name] for name in examples.names]] = head.predict(features.astype(np.float32), verbose=0)
+        for start in range(0, len(examples.names), FEATURES_HELD):
+            names = examples.names[start : start + FEATURES_HELD]
+            features = examples.take(np.arange(start, start + len(names)), np.zeros(len(names), np.intp))
+            out[[row_of[name] for name in names]] = head.predict(features.astype(np.float32), verbose=0)
     return out
 
 

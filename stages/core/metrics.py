@@ -12,7 +12,7 @@ from sklearn import metrics as reference
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Z = 1.959963984540054  # two-sided 95 % of the normal distribution
-CHUNK = 5_000_000  # weights held at once, so that memory stays flat however many images there are
+CHUNK = 500_000  # weights held at once; a dozen arrays of that many numbers are made of them
 
 
 def evaluate(probabilities: Floats, labels: Ints, classes: Sequence[str], resamples: int, seed: int) -> dict[str, Any]:
