@@ -224,7 +224,7 @@ class Door:
 
     def dependencies(self, stage: str) -> tuple[list[str], list[str]]:
         """The stage's inputs as (outputs of other stages, files that git tracks), relative to the root."""
-        outputs = [output for other in self._repo.index.stages for output in other.outs]
+        outputs = [output for other in self._ask(lambda: self._repo.index.stages) for output in other.outs]
         of_stages: list[str] = []
         tracked: list[str] = []
         for dependency in self._stage(stage).deps:

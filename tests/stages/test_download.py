@@ -245,7 +245,7 @@ def test_parameters() -> None:
 
 @pytest.mark.skipif(not TUTORIAL.exists(), reason=f"needs the tutorial's archive, {TUTORIAL.name}, in ../shared/data")
 def test_the_tutorials_archive(tmp_path: Path) -> None:
-    summary = download.pack(DownloadParams(source=str(TUTORIAL)), tmp_path)
+    summary, _ = download.pack(DownloadParams(source=str(TUTORIAL)), tmp_path)
     dataset = json.loads((tmp_path / "dataset.json").read_text())
     assert (dataset["images"], dataset["classes"], dataset["format"]) == (3000, ["cats", "dogs"], "zip")
     assert dataset["given_splits"] == {"train": 2000, "val": 1000}
