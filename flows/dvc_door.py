@@ -68,6 +68,7 @@ class Door:
         `patience` is how long, in seconds, to wait for files that another DVC process uses. Raises
         WrongRequest where there is no project.
         """
+        from dvc.config import Config
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
 
@@ -77,13 +78,14 @@ class Door:
         self.root, self._patience = root, patience
         try:
             rwlock.mend(root)
-            self._repo: Repo = Repo(str(root))
+            # Not a Repo, which takes several times as long to open.
+            folder = Repo.find_dvc_dir(str(root))
+            remotes = Config(folder, local_dvc_dir=folder)["remote"]
+            # DVC takes a remote object's name for its content unless told to hash what arrives.
+            verified = {name: {**settings, "verify": True} for name, settings in remotes.items()}
+            self._repo: Repo = Repo(str(root), config={"remote": verified})
         except DvcException as error:
             raise WrongRequest(f"{root}: {error}; start in the project's folder") from None
-        # DVC takes a remote object's name for its content unless told to hash what arrives. It looks here
-        # each time it opens a remote; a second Repo with a changed configuration would cost as much as the first.
-        for settings in self._repo.config["remote"].values():
-            settings["verify"] = True
 
     def close(self) -> None:
         """Release what the Repo holds open."""
