@@ -165,7 +165,7 @@ def know(settings: ValidateParams, dataset: Mapping[str, Any], decisions: list[r
     )
     path = str(REVIEW / reviewed.DECISIONS)
     decided = review.apply(decisions, found, path) if decisions else review.Review([None] * len(found), [])
-    judged = evidence.judge(found, decided.decisions, settings)
+    judged = quarantine.judge(found, decided.decisions, settings)
     return Known(found, groups, measurements.pictures_nearby(neighbours.nearest(found)), judged, decided)
 
 

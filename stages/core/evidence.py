@@ -16,11 +16,10 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from stages.core import quarantine
 from stages.core.drift import Drift
 from stages.core.facts import Facts
 from stages.core.neighbours import Neighbour
-from stages.core.quarantine import conflicts, settled
+from stages.core.quarantine import conflicts, repeated, settled
 from stages.core.review import ALLOW, Decision, Review
 
 IMAGES = pa.schema(
@@ -122,46 +121,7 @@ class Known:
     @cached_property
     def rivals(self) -> list[str | None]:
         """The names of what quarantine.conflicts finds."""
-        names: list[str | None] = [None] * len(self.facts)
-        if not self.common_bytes:
-            return names
-        copies = [
-            (at, fact, decision)
-            for at, (fact, decision) in enumerate(zip(self.facts, self.review.decisions, strict=True))
-            if fact.image_id in self.common_bytes
-        ]
-        found = conflicts([fact for _, fact, _ in copies], [decision for *_, decision in copies])
-        for (at, *_), rival in zip(copies, found, strict=True):
-            names[at] = rival.name if rival else None
-        return names
-
-
-def repeated(values: Iterable[str]) -> set[str]:
-    """Those that come more than once."""
-    seen: set[str] = set()
-    again: set[str] = set()
-    for value in values:
-        (again if value in seen else seen).add(value)
-    return again
-
-
-def judge(
-    facts: Sequence[Facts], decisions: Sequence[Decision | None], limits: quarantine.Limits
-) -> list[tuple[str, str] | None]:
-    """quarantine.judge's, which keeps every fact it is given: one at a time where the same bytes stand but once."""
-    common = repeated(fact.image_id for fact in facts)
-    judged: list[tuple[str, str] | None] = []
-    copies: list[tuple[int, Facts, Decision | None]] = []
-    for at, (fact, decision) in enumerate(zip(facts, decisions, strict=True)):
-        if fact.image_id in common:
-            copies.append((at, fact, decision))
-            judged.append(None)
-        else:
-            judged += quarantine.judge([fact], [decision], limits)
-    together = quarantine.judge([fact for _, fact, _ in copies], [decision for *_, decision in copies], limits)
-    for (at, *_), found in zip(copies, together, strict=True):
-        judged[at] = found
-    return judged
+        return [rival.name if rival else None for rival in conflicts(self.facts, self.review.decisions)]
 
 
 def image_table(known: Known) -> pa.Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from stages.core import images
@@ -58,18 +58,30 @@ def conflicts(facts: Sequence[Facts], decisions: Sequence[Decision | None]) -> l
     Denied images count on neither side. Where people allowed one label, its images are in no conflict
     any more; the others still are.
     """
+    # Nobody else's facts are kept: there may be more of them than memory should hold (measurements.of_shards).
+    common = repeated(fact.image_id for fact in facts)
     owners: defaultdict[str, dict[str, Facts]] = defaultdict(dict)
     for fact, decision in zip(facts, decisions, strict=True):
         # Empty files and error pages are alike without being the same picture.
-        if fact.decodes and (decision is None or decision.decision != DENY):
+        if fact.image_id in common and fact.decodes and (decision is None or decision.decision != DENY):
             owners[fact.image_id].setdefault(fact.label, fact)
     won = settled(facts, decisions)
     found: list[Facts | None] = []
     for fact, decision in zip(facts, decisions, strict=True):
-        rivals = (other for label, other in owners[fact.image_id].items() if label != fact.label)
+        owned = owners[fact.image_id] if fact.image_id in common else {}
+        rivals = (other for label, other in owned.items() if label != fact.label)
         denied = decision is not None and decision.decision == DENY
         found.append(None if denied or won.get(fact.image_id) == fact.label else next(rivals, None))
     return found
+
+
+def repeated(values: Iterable[str]) -> set[str]:
+    """Those that come more than once."""
+    seen: set[str] = set()
+    again: set[str] = set()
+    for value in values:
+        (again if value in seen else seen).add(value)
+    return again
 
 
 def settled(facts: Sequence[Facts], decisions: Sequence[Decision | None]) -> dict[str, str]:

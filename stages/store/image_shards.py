@@ -28,7 +28,7 @@ class Written(NamedTuple):
     """What was packed."""
 
     shards: int
-    image_ids: dict[str, str]  # name → SHA-256 of the image's bytes, in the order of names
+    image_ids: dict[str, str]  # name → SHA-256 of the image's bytes; empty where nothing is kept of the packing
     sha256: str  # over COLUMNS, whatever shards the rows fell into
 
 
@@ -64,7 +64,8 @@ def write(folder: Path, source: Source, images_per_shard: int, kept: KeptPacking
             columns = _columns(ours, known)
             if kept:
                 kept.wrote(file, _key(columns))
-        image_ids.update(zip((record.name for record in ours), known, strict=True))
+        if kept:
+            image_ids.update(zip((record.name for record in ours), known, strict=True))
         for content, column in zip(whole, columns, strict=True):
             content.update(column)
     return Written(len(spans), image_ids, _key([content.digest() for content in whole]))

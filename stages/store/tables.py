@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from stages.core.errors import DataRejected, IntegrityError
 
-GROUP = 1024  # rows of a Parquet file's row group, and of what is made of a table at a time
+GROUP = 1024  # rows of a Parquet file's row group
 
 
 def write(path: Path, table: pa.Table) -> None:

@@ -3,35 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from stages.store import spill, tables
-
-SCHEMA = pa.schema(
-    [
-        pa.field("name", pa.string(), nullable=False),
-        pa.field("data", pa.binary()),
-        pa.field("size", pa.int32()),
-        pa.field("share", pa.float64()),
-        pa.field("kept", pa.bool_()),
-    ]
-)
-
-
-def rows(count: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": f"bild-{at}-ü",
-            "data": bytes([at % 256]) * (at % 7) if at % 5 else None,
-            "size": at if at < spill.GROUP or at % 3 else None,
-            "share": at / 7 if at % 11 else None,
-            "kept": at % 2 == 0 if at % 13 else None,
-        }
-        for at in range(count)
-    ]
+from tests.store.test_tables import SCHEMA, rows
 
 
 @pytest.mark.parametrize("count", [0, 1, 2 * spill.GROUP + 5])
