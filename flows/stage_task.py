@@ -51,7 +51,7 @@ def _run(run: Run, stage: str) -> State[Any]:
     log = get_run_logger()
     try:
         reasons = run.stale(stage)
-        if stage == listing.STAGE and run.added is not None and not reasons:
+        if stage == listing.STAGE and run.added is not None and not reasons and not run.force:
             return Completed(message=run.added)
         if not reasons and not run.force:
             return Completed(name="Unchanged", message="nothing it depends on changed")
