@@ -44,6 +44,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from benchmarks import photographs
+from benchmarks.progress import tell
 
 STAGES = ("download", "validate", "split", "feature_extract", "fine_tune", "evaluate", "export")
 IMAGES, QUICK_IMAGES = 10_000, 300
@@ -91,7 +92,7 @@ def measure(quick: bool, images: int | None = None) -> list[dict[str, Any]] | di
             drawn = size
             for stage in STAGES:
                 table[stage][size] = taken = run(stage, folder)
-                _tell(f"{size:,} images, {stage}: {taken.anonymous / 1e6:.0f} MB, {taken.seconds:.1f} s")
+                tell(f"{size:,} images, {stage}: {taken.anonymous / 1e6:.0f} MB, {taken.seconds:.1f} s")
             _clear(folder)
     return figures(table, sizes, load)
 
@@ -279,12 +280,6 @@ def _clear(folder: Path) -> None:
     for path in [folder / ".graft", folder / "reports", *folder.glob("data/*")]:
         if path.name != "images":
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _tell(line: str) -> None:
-    """A line of progress on standard error; standard output is for the result."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -27,6 +27,8 @@ import numpy as np
 import numpy.typing as npt
 from ruamel.yaml import YAML
 
+from benchmarks.progress import tell
+
 if TYPE_CHECKING:
     import keras
 
@@ -101,7 +103,7 @@ def measure(quick: bool) -> dict[str, Any]:
             train, inputs = (train_tail, activations) if side == "tail" else (train_whole_graph, pixels)
             taken[side] = _durations(train(work, inputs))
         rounds.append({"load before": load, **{side: statistics.median(times) for side, times in taken.items()}})
-        _tell(f"round {number + 1}: tail {rounds[-1]['tail']:.2f} s, whole graph {rounds[-1]['whole graph']:.2f} s")
+        tell(f"round {number + 1}: tail {rounds[-1]['tail']:.2f} s, whole graph {rounds[-1]['whole graph']:.2f} s")
     value = statistics.median(one["tail"] / one["whole graph"] for one in rounds)
     return {
         "figure": "A tail epoch ÷ a full-graph epoch with the same layers frozen",
@@ -214,12 +216,6 @@ def _random_inputs(work: Job, shape: Sequence[int], dtype: npt.DTypeLike) -> Inp
 def _durations(ends: Sequence[float]) -> list[float]:
     """Seconds of each epoch but the first."""
     return [after - before for before, after in itertools.pairwise(ends)]
-
-
-def _tell(line: str) -> None:
-    """A line of progress on standard error; standard output is for the result."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -149,7 +149,7 @@ def growing() -> None:
 
         def facts(memo: bool) -> float:
             with fresh(root, before / ".graft" if memo else None):
-                return seconds(lambda: measurements.of_shards(Path("data/download/images"), len(rows), limits))
+                return seconds(lambda: list(measurements.of_shards(Path("data/download/images"), len(rows), limits)))
 
         def stage(memo: bool) -> float:
             with fresh(root, before / ".graft" if memo else None):
@@ -199,7 +199,7 @@ def after_measuring(count: int) -> None:
     from stages import validate
     from stages.core import duplicates, evidence, neighbours, validation_report
     from stages.core.errors import DataRejected
-    from stages.store import data_docs, documents, measurements
+    from stages.store import data_docs, documents, measurements, tables
 
     rows = fault_set.photographs()
     generator = np.random.default_rng(0)
@@ -235,7 +235,7 @@ def after_measuring(count: int) -> None:
     clocked(duplicates, "group", "groups, s")
     clocked(neighbours, "nearest", "neighbours, s")
     clocked(evidence, "image_table", "table for the rules, s")
-    clocked(evidence, "fact_rows", "rows of facts.parquet, s")
+    clocked(tables, "write_rows", "facts.parquet, s")
     clocked(data_docs, "inquire", "Great Expectations and its pages, s")
     clocked(validation_report, "render", "page, s")
     with tempfile.TemporaryDirectory() as folder:

@@ -33,6 +33,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from benchmarks.progress import tell
 from benchmarks.tutorial_script import ARCHIVE, EPOCHS
 
 ROOT = Path(__file__).parent.parent
@@ -69,7 +70,7 @@ def measure(
         for side in sorted(sides, reverse=seed % 2 == 0):
             load = round(os.getloadavg()[0], 2)
             taken[side] = sides[side]() | {"load before": load}
-            _tell(f"seed {seed}, {side}: {taken[side]['seconds']['total']:.0f} s")
+            tell(f"seed {seed}, {side}: {taken[side]['seconds']['total']:.0f} s")
         found.append(taken)
     return figures(found, extrapolate)
 
@@ -175,7 +176,7 @@ def _stage_seconds(checkout: Path, environment: dict[str, str]) -> dict[str, flo
             lines.append(line)
             if running := RUNNING.match(line):
                 marks.append((running[1], time.perf_counter()))
-                _tell(f"  {running[1]}")
+                tell(f"  {running[1]}")
     end = time.perf_counter()
     if process.returncode:
         raise RuntimeError(f"dvc repro ended with {process.returncode}:\n{''.join(lines[-LAST_LINES:])}")
@@ -215,12 +216,6 @@ def in_full(seconds: Mapping[str, float], epochs: int) -> dict[str, float]:
         scaled["total"] += scaled[fit] - seconds[fit]
     scaled["total"] = round(scaled["total"], 3)
     return scaled
-
-
-def _tell(line: str) -> None:
-    """A line of progress on standard error; standard output is for the result."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
