@@ -11,8 +11,9 @@ from typing import Any, get_args
 import pytest
 from ruamel.yaml import YAML
 
+from flows import listing
 from stages.core.parameters import StageParams
-from stages.store import params
+from stages.store import params, sources
 from tests.import_closure import closure
 
 ROOT = Path(__file__).parent.parent
@@ -144,3 +145,9 @@ def test_constraints_pin_every_dependency_and_name_no_address() -> None:
     versions = {line.split("==")[0]: line.split("==")[1].split()[0] for line in lines}
     assert tuple(map(int, versions["fastapi"].split(".")[:2])) < (0, 151)
     assert tuple(map(int, versions["sqlalchemy"].split(".")[:2])) < (2, 1)
+
+
+def test_flows_know_a_listing_by_the_name_that_download_gives_it() -> None:
+    # Flows import no stage.
+    assert listing.SUFFIX == sources.LISTING
+    assert listing.STAGE in params.STAGES
