@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from commands import accept, add, changes, check, drift, memo, plan, predict, report
+from commands import accept, add, changes, check, drift, lineage, memo, plan, predict, report
 from stages.core.errors import EnvironmentFault, GraftError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command()(add.add)
 app.command()(changes.changes)
 app.command()(check.check)
 app.command()(drift.drift)
+app.command()(lineage.lineage)
 app.command()(memo.memo)
 app.command()(plan.plan)
 app.command()(predict.predict)

@@ -56,6 +56,21 @@ def is_tracked(root: Path, path: str) -> bool:
     return any(name and Path(name).name not in (".gitkeep", ".gitignore") for name in names)
 
 
+def commits_of(root: Path, path: str) -> list[tuple[str, str]]:
+    """(SHA, `date author: subject`) of the commits of all branches and tags that changed a file, the newest first.
+
+    Empty where the folder is in no repository.
+    """
+    done = _git(root, "log", "--all", "--format=%H %cs %an: %s", "--", path, check=False)
+    return [(line[:40], line[41:]) for line in done.stdout.splitlines()]
+
+
+def content(root: Path, commit: str, path: str) -> str | None:
+    """A text file as a commit has it; None where it has none. `path` is relative to `root`."""
+    done = _git(root, "show", f"{commit}:./{path}", check=False)
+    return done.stdout if done.returncode == 0 else None
+
+
 def switch(root: Path, commit: str) -> None:
     """Put the working tree at a commit, detached. Modified tracked files are not overwritten: that is Refused."""
     _git(root, "-c", "advice.detachedHead=false", "checkout", "--quiet", "--detach", commit)

@@ -1,0 +1,339 @@
+"""What made a file: found by its bytes in what dvc.lock records now, or recorded at any commit.
+
+A dvc.lock may hold stages that ran one after another and no longer fit together, as when fine_tune ran again and export
+did not. So each input is followed to an entry, of this dvc.lock or another commit's, whose output it really was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows import git
+from flows.markdown import printable
+
+LOCK = "dvc.lock"
+HERE = "in the working tree, not committed"
+BLOCK = 2**20
+
+
+class Unknown(Exception):
+    """No dvc.lock records these bytes, or there is no project. One line."""
+
+
+class NotFound(Exception):
+    """What is recorded is not in DVC's cache here. One line."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One content of dvc.lock and where it was first recorded."""
+
+    recorded: str  # for people
+    commit: str | None
+    stages: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A stage as one version records it."""
+
+    stage: str
+    version: Version
+
+    @property
+    def lock(self) -> dict[str, Any]:
+        return self.version.stages[self.stage]
+
+
+class Lineage:
+    """The entries that led to one file."""
+
+    def __init__(self, project: _Project, versions: list[Version], entry: Entry, path: str) -> None:
+        self._project, self._versions, self._path = project, versions, path
+        self._doubts: list[str] = []
+        self._entries = {entry.stage: entry}
+        self._entry = entry
+        self._follow(entry)
+
+    def record(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it."""
+        ordered = [name for name in self._entry.version.stages if name in self._entries]
+        ordered += [name for name in self._entries if name not in ordered]
+        return {
+            "path": self._path,
+            "stage": self._entry.stage,
+            "recorded": self._entry.version.recorded,
+            "commit": self._entry.version.commit,
+            "stages": [self._stage(self._entries[name]) for name in ordered],
+            "code": self._code(),
+            "weights": self._weights(),
+            "images": self._images(),
+            "doubts": self._doubts,
+        }
+
+    def images(self) -> list[dict[str, Any]]:
+        """The rows of split.parquet: name, label, image_id (SHA-256 of the file's bytes), group and split.
+
+        Raises NotFound where it is not in the cache, Unknown where the file was not made from a split.
+        """
+        import pyarrow.parquet as pq
+
+        if "split" not in self._entries:
+            raise Unknown(f"{self._path}: {self._entry.stage} comes before images are chosen")
+        content = self._project.content(self._entries["split"].lock, "data/split/split.parquet")
+        if content is None:
+            raise NotFound("data/split/split.parquet of that run is not in DVC's cache here; run `dvc fetch -A split`")
+        rows: list[dict[str, Any]] = pq.read_table(content).to_pylist()
+        return rows
+
+    def _follow(self, entry: Entry) -> None:
+        for dep in entry.lock.get("deps", []):
+            maker = self._maker(entry, dep)
+            if maker and maker.stage not in self._entries:
+                self._entries[maker.stage] = maker
+                self._follow(maker)
+            elif maker and maker.version is not self._entries[maker.stage].version:
+                known = self._entries[maker.stage]
+                if known.lock.get("outs") != maker.lock.get("outs"):
+                    self._doubts.append(f"{dep['path']} came of another run of {maker.stage} than the rest did")
+
+    def _maker(self, entry: Entry, dep: dict[str, Any]) -> Entry | None:
+        """The entry of which `dep` was an output, or a part of one; None for what no stage writes."""
+        candidates = [entry.version, *(one for one in self._versions if one is not entry.version)]
+        guess = None
+        for version in candidates:
+            for stage, lock in version.stages.items():
+                for out in lock.get("outs", []):
+                    if stage == entry.stage or not _within(dep["path"], out["path"]):
+                        continue
+                    fits = self._project.holds(out, dep["path"], dep.get("md5"))
+                    if fits:
+                        return first(self._versions, stage, version)
+                    if fits is None and guess is None:
+                        guess = first(self._versions, stage, version)
+        if guess:
+            self._doubts.append(
+                f"{dep['path']}: taken to be {guess.stage}'s output {guess.version.recorded}; its listing is not in "
+                f"DVC's cache here (`dvc fetch -A {guess.stage}`)"
+            )
+        return guess
+
+    def _stage(self, entry: Entry) -> dict[str, Any]:
+        deps = {dep["path"]: dep.get("md5", "") for dep in entry.lock.get("deps", [])}
+        return {
+            "stage": entry.stage,
+            "recorded": entry.version.recorded,
+            "commit": entry.version.commit,
+            "cmd": entry.lock.get("cmd", ""),
+            "params": {name: value for file in entry.lock.get("params", {}).values() for name, value in file.items()},
+            "inputs": {path: md5 for path, md5 in deps.items() if not path.endswith(".py")},
+            "modules": {path: md5 for path, md5 in deps.items() if path.endswith(".py")},
+            "outputs": {out["path"]: out.get("md5", "") for out in entry.lock.get("outs", [])},
+        }
+
+    def _code(self) -> str:
+        """Whether the modules that ran are the ones of the commit that records them."""
+        ran = {
+            (entry.version.commit, dep["path"], dep.get("md5"))
+            for entry in self._entries.values()
+            for dep in entry.lock.get("deps", [])
+            if dep["path"].endswith(".py")
+        }
+        if not ran:
+            return "no module is recorded"
+        count = len({path for _, path, _ in ran})
+        said = f"{count} module{'s' if count != 1 else ''}"
+        commits = {entry.version.commit for entry in self._entries.values()}
+        if None in commits:
+            return f"hashes of {said} are recorded; commit dvc.lock to tie them to a revision"
+        names = ", ".join(sorted(str(commit)[:12] for commit in commits))
+        different = {path for commit, path, md5 in ran if commit and self._project.md5_at(commit, path) != md5}
+        if different:
+            listed = ", ".join(sorted(different))
+            return f"of {said} that ran {len(different)} are not as committed at {names}: {listed}"
+        return f"{said} ran, as committed at {names}"
+
+    def _weights(self) -> str:
+        trunk = self._json("feature_extract", "data/feature_extract/trunk.json")
+        if trunk is None:
+            return "not in DVC's cache here" if "feature_extract" in self._entries else "none"
+        settings = trunk["settings"]
+        return (
+            f"{settings['backbone']} {settings['alpha']:g}, {settings['weights']}: SHA-256 {trunk['weights_digest']} "
+            "over all its tensors"
+        )
+
+    def _images(self) -> str:
+        split = self._json("split", "data/split/split.json")
+        if split is None:
+            return "not in DVC's cache here" if "split" in self._entries else "none chosen yet"
+        counts = ", ".join(f"{name} {count:,}" for name, count in split["images"].items())
+        return f"{counts}: SHA-256 {split['digest']} over ids, labels and splits; --images lists them"
+
+    def _json(self, stage: str, path: str) -> Any:
+        if stage not in self._entries:
+            return None
+        content = self._project.content(self._entries[stage].lock, path)
+        return None if content is None else json.loads(content.read_bytes())
+
+
+@contextmanager
+def trace(root: Path, file: Path) -> Iterator[Lineage]:
+    """The lineage of a file or folder, by its bytes, in the project that holds `root`.
+
+    Raises Unknown where nothing recorded has these bytes, or for no project; NotFound where too little is in the
+    cache to tell.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    wanted = [_md5(path) for path in (sorted(file.rglob("*")) if file.is_dir() else [file]) if path.is_file()]
+    if not wanted:
+        raise Unknown(f"{file}: holds no file")
+    try:
+        repo = Repo(str(root))
+    except DvcException as error:
+        raise Unknown(f"{root}: {error}; start in the project's folder") from error
+    with repo:
+        project = _Project(repo)
+        versions = project.versions()
+        unseen = 0
+        # The last that recorded it: later stages of one run are recorded after earlier ones.
+        for version in versions:
+            for stage in reversed(version.stages):
+                for out in version.stages[stage].get("outs", []):
+                    listing = project.listing(out)
+                    if listing is None:
+                        unseen += 1
+                    elif set(wanted) <= set(listing.values()):
+                        name = next(name for name, md5 in listing.items() if md5 == wanted[0])
+                        path = f"{out['path']}/{name}".rstrip("/")
+                        yield Lineage(project, versions, first(versions, stage, version), path)
+                        return
+    looked = f"{len(versions)} version{'s' if len(versions) != 1 else ''} of {LOCK}"
+    if unseen:
+        raise NotFound(
+            f"{file}: not among what DVC's cache here holds of {looked}; {unseen} outputs are not in it. Run "
+            "`dvc fetch -A` and try again"
+        )
+    raise Unknown(f"{file}: no stage wrote these bytes, by {looked}; was it changed, or made in another project?")
+
+
+def first(versions: list[Version], stage: str, version: Version) -> Entry:
+    """The same entry as the version has it that recorded it before all others."""
+    lock = version.stages[stage]
+    return Entry(stage, [one for one in versions if one.stages.get(stage) == lock][-1])
+
+
+class _Project:
+    """What git and DVC's cache hold."""
+
+    def __init__(self, repo: Any) -> None:
+        self._repo = repo
+        self._root = Path(repo.root_dir)
+        self._listings: dict[str, dict[str, str] | None] = {}
+        self._modules: dict[tuple[str, str], str | None] = {}
+
+    def versions(self) -> list[Version]:
+        """Each content that dvc.lock had, the newest first, as the commit has it that recorded it first."""
+        found: dict[str, Version] = {}
+        for commit, text, said in self._history():
+            # From the newest on: an older commit with the same content is the one that recorded it.
+            found[text] = Version(said, commit, _stages(text))
+        here = self._root / LOCK
+        if here.is_file():
+            text = here.read_text(encoding="utf-8")
+            if text not in found:
+                found = {text: Version(HERE, None, _stages(text)), **found}
+        if not found:
+            raise Unknown(f"{here}: not found, and no commit has one; run `dvc repro`")
+        return list(found.values())
+
+    def _history(self) -> Iterator[tuple[str, str, str]]:
+        for commit, said in git.commits_of(self._root, LOCK):
+            text = git.content(self._root, commit, LOCK)
+            if text:
+                yield commit, text, printable(f"by commit {commit[:12]} of {said}")
+
+    def md5_at(self, commit: str, path: str) -> str | None:
+        """MD5 (hex) of a module as a commit has it; None where it has none."""
+        if (commit, path) not in self._modules:
+            text = git.content(self._root, commit, path)
+            found = None if text is None else hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+            self._modules[commit, path] = found
+        return self._modules[commit, path]
+
+    def listing(self, out: dict[str, Any]) -> dict[str, str] | None:
+        """MD5 by path inside an output, "" for one that is a file; None where the cache does not have it."""
+        md5 = out.get("md5", "")
+        if not md5.endswith(".dir"):
+            return {"": md5}
+        if md5 not in self._listings:
+            path = self._object(md5)
+            entries = json.loads(path.read_bytes()) if path.is_file() else None
+            self._listings[md5] = None if entries is None else {one["relpath"]: one["md5"] for one in entries}
+        return self._listings[md5]
+
+    def holds(self, out: dict[str, Any], path: str, md5: str | None) -> bool | None:
+        """Whether the output had `md5` at `path`, which lies in it; None where the cache cannot tell."""
+        if path == out["path"]:
+            return bool(md5 == out.get("md5"))
+        listing = self.listing(out)
+        if listing is None:
+            return None
+        inside = path.removeprefix(f"{out['path']}/")
+        if not (md5 or "").endswith(".dir"):
+            return listing.get(inside) == md5
+        below = {name.removeprefix(f"{inside}/"): one for name, one in listing.items() if name.startswith(f"{inside}/")}
+        wanted = self.listing({"md5": md5})
+        return _dir_md5(below) == md5 if wanted is None else below == wanted
+
+    def content(self, lock: dict[str, Any], path: str) -> Path | None:
+        """The cached file that a stage's entry records at `path`; None where it is not in the cache."""
+        for out in lock.get("outs", []):
+            if _within(path, out["path"]) and (listing := self.listing(out)) is not None:
+                md5 = listing.get(path.removeprefix(out["path"]).lstrip("/"))
+                if md5 and (found := self._object(md5)).is_file():
+                    return found
+        return None
+
+    def _object(self, md5: str) -> Path:
+        return Path(self._repo.cache.local.path) / md5[:2] / md5[2:]
+
+
+def _stages(text: str) -> dict[str, dict[str, Any]]:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        found = YAML(typ="safe").load(text)
+    except YAMLError:  # a commit with conflict marks
+        return {}
+    stages = found.get("stages") if isinstance(found, dict) else None
+    return stages if isinstance(stages, dict) else {}
+
+
+def _within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
+
+
+def _dir_md5(listing: dict[str, str]) -> str:
+    """DVC's name for a folder of these files: the MD5 of its listing as JSON, ordered by path."""
+    entries = [
+        {"md5": md5, "relpath": path} for path, md5 in sorted(listing.items(), key=lambda item: item[0].split("/"))
+    ]
+    return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _md5(path: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
