@@ -1,8 +1,9 @@
 """evaluate: how good the model is, beside its baselines, from the bytes of images it never saw.
 
-Reads   data/fine_tune/, data/feature_extract/, data/split/split.parquet, data/download/images/
-Writes  reports/evaluate/{metrics.json, details.json, predictions.parquet, confusion.csv,
-        roc.csv, mistakes.png, index.html}
+Reads   data/fine_tune/, data/feature_extract/, data/split/split.parquet, data/validate/facts.parquet,
+        data/download/images/
+Writes  reports/evaluate/{metrics.json, details.json, predictions.parquet, confusion.csv, roc.csv,
+        reliability.csv, thresholds.csv, slices.csv, mistakes.png, index.html}
 Run     python -m stages.evaluate
 """
 
@@ -16,12 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
 from stages.core import backbones, evaluation_report
+from stages.core.errors import IntegrityError
 from stages.core.parameters import StageParams
-from stages.core.schemas import PREDICTIONS, SPLIT
+from stages.core.schemas import FACTS, PREDICTIONS, SPLIT
 from stages.store import documents, engines, outputs, params, pictures, process, sheets, tables
 from stages.store.features import FeatureReader
 
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 MODELS = Path("data/fine_tune")
 FEATURES = Path("data/feature_extract")
 SPLIT_TABLE = Path("data/split/split.parquet")
+FACTS_TABLE = Path("data/validate/facts.parquet")
+SLICED_BY = ("name", "label", "given_split", "format", "width", "height", "brightness", "group")
 OUT = Path("reports/evaluate")
 FEATURES_HELD = 4096  # images whose stored features are in memory at once
 SIDE = 96  # pixels of a picture in the report
@@ -44,7 +49,7 @@ class EvaluateParams(StageParams):
     )
     batch_size: int = Field(32, ge=1, le=4096, description="images per run of the model")
     resamples: int = Field(1000, ge=10, le=100_000, description="bootstrap resamples behind each interval")
-    mistakes: int = Field(24, ge=0, le=500, description="worst mistakes shown as pictures")
+    mistakes: int = Field(24, ge=0, le=500, description="worst mistakes, and doubtful labels, shown as pictures")
     threads: int = Field(2, ge=1, le=256, description="threads that decode and that run the model")
     seed: int = Field(1, ge=0, le=2**32 - 1, description="seed of the bootstrap")
 
@@ -56,7 +61,7 @@ def main() -> str:
     held_out = images.filter(pc.not_equal(images["split"], "train")).to_pylist()
     engine = engines.start(settings.engine, settings.threads, settings.seed)
     # These import Keras or scikit-learn, so they wait until the parameters have been checked.
-    from stages.core import metrics, predictions
+    from stages.core import calibration, comparison, label_errors, metrics, operating_points, predictions, slices
     from stages.store import models
 
     rows = predictions.ordered(held_out, stored.classes)
@@ -80,11 +85,43 @@ def main() -> str:
         },
         **{name: {split: score(values, split) for split in both} for name, values in compared.items()},
     }
+    val, tested = rows.splits == "val", rows.splits == "test"
+    right = probabilities.argmax(1) == rows.labels
+    result["compared"] = {
+        name: comparison.paired(right[tested], (values.argmax(1) == rows.labels)[tested])
+        for name, values in compared.items()
+    }
+    fitted = calibration.temperature(probabilities[val], rows.labels[val])
+    curves = {
+        "before": calibration.reliability(probabilities[tested], rows.labels[tested]),
+        "after": calibration.reliability(calibration.scaled(probabilities[tested], fitted), rows.labels[tested]),
+    }
+    result["calibration"] = {"temperature": fitted} | {
+        name: {"error": calibration.expected_error(curve), "bins": curve} for name, curve in curves.items()
+    }
+    result["thresholds"] = operating_points.table(probabilities[tested], rows.labels[tested])
+    names = [rows.names[number] for number in np.flatnonzero(tested).tolist()]
+    result["slices"] = slices.table(right[tested], slices.kinds(_facts(names, images)))
+
     worst = predictions.worst(rows, probabilities, settings.mistakes)
-    pixels = dict(pictures.read([rows.names[number] for number in worst], stored.trunk["settings"]["image_size"]))
-    shown = [
-        (sheets.png(pixels[rows.names[number]], SIDE), predictions.caption(rows, probabilities, stored.classes, number))
-        for number in worst
+    suspects = label_errors.suspects(probabilities, rows.labels)
+    result["doubtful_labels"] = [
+        {"name": rows.names[at], "label": stored.classes[rows.labels[at]], "looks_like": stored.classes[other]}
+        for at, other in suspects
+    ]
+    doubtful = suspects[: settings.mistakes]
+    shown = [*worst, *(at for at, _ in doubtful)]
+    pixels = dict(pictures.read({rows.names[at] for at in shown}, stored.trunk["settings"]["image_size"]))
+    mistakes = [
+        (sheets.png(pixels[rows.names[at]], SIDE), predictions.caption(rows, probabilities, stored.classes, at))
+        for at in worst
+    ]
+    doubts = [
+        (
+            sheets.png(pixels[rows.names[at]], SIDE),
+            predictions.doubt(rows, probabilities, stored.classes, at, other),
+        )
+        for at, other in doubtful
     ]
 
     with outputs.replacing(OUT) as (out,):
@@ -94,18 +131,33 @@ def main() -> str:
         tables.write(out / "predictions.parquet", tables.from_rows(table, PREDICTIONS))
         tables.write_csv(out / "confusion.csv", predictions.confusion(table, "test"))
         tables.write_csv(out / "roc.csv", predictions.roc(rows, probabilities, stored.classes, "test"))
-        sheets.contact_sheet(out / "mistakes.png", [picture for picture, _ in shown], 8, SIDE)
+        tables.write_csv(out / "reliability.csv", curves["before"])
+        tables.write_csv(out / "thresholds.csv", result["thresholds"])
+        tables.write_csv(out / "slices.csv", result["slices"], slices.COLUMNS)
+        sheets.contact_sheet(out / "mistakes.png", [picture for picture, _ in mistakes], 8, SIDE)
         mix_ups = predictions.mix_ups(table, "test", 25)
-        page = evaluation_report.build(stored.classes, result, shown, mix_ups)
+        page = evaluation_report.build(stored.classes, result, mistakes, doubts, mix_ups)
         (out / "index.html").write_text(page, encoding="utf-8")
-    test, frozen = result["test"], result["baselines"]["frozen_features"]["test"]
-    beside = f"frozen features {frozen['accuracy']:.4f}"
-    if "from_scratch" in compared:
-        beside += f", from scratch {result['baselines']['from_scratch']['test']['accuracy']:.4f}"
+    test, gain = result["test"], result["compared"]["frozen_features"]
     return (
         f"test accuracy {test['accuracy']:.4f} ({test['accuracy_low']:.4f} to {test['accuracy_high']:.4f}) on "
-        f"{test['images']:,} images, val {result['val']['accuracy']:.4f}; {beside}; {OUT / 'index.html'}"
+        f"{test['images']:,} images, val {result['val']['accuracy']:.4f}; {gain['gain']:+.4f} "
+        f"({gain['gain_low']:+.4f} to {gain['gain_high']:+.4f}) over frozen features; {OUT / 'index.html'}"
     )
+
+
+def _facts(names: list[str], accepted: pa.Table) -> list[dict[str, Any]]:
+    """What validate found of the images with these names, in their order, and how many each one's group has."""
+    wanted = pa.array(names, pa.string())
+    found = pa.concat_tables(
+        facts.filter(pc.is_in(facts["name"], wanted)) for facts in tables.batches(FACTS_TABLE, FACTS, SLICED_BY)
+    )
+    place = pc.index_in(wanted, found["name"].combine_chunks())
+    if place.null_count:
+        first = names[place.is_null().index(True).as_py()]
+        raise IntegrityError(f"{FACTS_TABLE}: {first!r} is not in it, though split drew it; run dvc repro")
+    copies = {row["values"]: row["counts"] for row in accepted["group"].value_counts().to_pylist() if row["counts"] > 1}
+    return [{**row, "copies": copies.get(row["group"], 1)} for row in found.take(place).to_pylist()]
 
 
 def _predict(
@@ -118,7 +170,8 @@ def _predict(
     of_trunk = stored.trunk["settings"]
     # Built anew and filled: the file fixes where channels lie, and the engine may want them elsewhere.
     base = backbones.build(of_trunk["backbone"], of_trunk["image_size"], of_trunk["alpha"])
-    head = classifier.head(stored.trunk["pooled_features"], len(stored.classes), dropout=0.0, seed=0)
+    units = documents.read(MODELS / "training.json")["settings"]["units"]
+    head = classifier.head(stored.trunk["pooled_features"], len(stored.classes), dropout=0.0, seed=0, units=units)
     model = classifier.from_pixels(base, of_trunk["backbone"], head)
     model.set_weights(models.load(path).get_weights())
     row_of = {name: number for number, name in enumerate(names)}

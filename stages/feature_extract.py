@@ -138,13 +138,14 @@ def _run(
     chosen = np.flatnonzero(~(known.all(axis=1) & pixels_known)).tolist()
     if not chosen:
         return 0
-    ids = images["image_id"].to_pylist()
-    number_of = {images["name"][image].as_py(): image for image in chosen}
+    ids = images["image_id"].combine_chunks()
+    number_of = dict(zip(images["name"].take(pa.array(chosen)).to_pylist(), chosen, strict=True))
 
     def prepare(name: str, pixels: Pixels) -> tuple[int, Pixels, list[tuple[int, Pixels]]]:
         image = number_of[name]
         asked = np.flatnonzero(~known[image]).tolist()
-        return image, pixels, [(view, views.pixels_of(pixels, ids[image], view, *how)) for view in asked]
+        image_id = ids[image].as_py()
+        return image, pixels, [(view, views.pixels_of(pixels, image_id, view, *how)) for view in asked]
 
     how = settings.augmentation, settings.seed
     under_way: deque[npt.NDArray[np.intp]] = deque()  # the places of batches that the engine has taken

@@ -15,7 +15,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,6 +35,10 @@ log = logging.getLogger(__name__)
 FEATURES = Path("data/feature_extract")
 OUT = Path("data/fine_tune")
 REPORT = Path("reports/fine_tune")
+# Of keras.optimizers, which parameters may not import; a test compares.
+Optimizer = Literal[
+    "SGD", "RMSprop", "Adam", "AdamW", "Adadelta", "Adagrad", "Adamax", "Adafactor", "Nadam", "Ftrl", "Lion", "Lamb",
+]  # fmt: skip
 
 
 class Phase(BaseModel):
@@ -44,18 +48,32 @@ class Phase(BaseModel):
 
     epochs: int = Field(10, ge=0, le=10_000, description="at most this many")
     batch_size: int = Field(32, ge=1, le=4096, description="images per step")
-    learning_rate: float | None = Field(None, gt=0.0, le=1.0, description="Adam's")
+    learning_rate: float | None = Field(None, gt=0.0, le=1.0, description="the optimizer's")
     stop_after: int = Field(0, ge=0, description="epochs without a lower validation loss; 0 never stops")
     reduce_after: int = Field(0, ge=0, description="epochs without one before the rate drops; 0 never")
     reduce_by: float = Field(3.0, gt=1.0, le=1000.0, description="what the rate is divided by")
     decay: Literal["none", "cosine"] = Field("none", description="cosine: the rate falls to zero over the epochs")
+    warm_up: float = Field(0.0, ge=0.0, description="epochs in which the rate rises from zero; needs decay: cosine")
 
 
 class FineTuneParams(StageParams):
     """What is trained, for how long and how fast."""
 
     fine_tune_at: int = Field(100, ge=0, description="index of the first base layer that phase 2 trains")
-    dropout: float = Field(0.2, ge=0.0, lt=1.0, description="share of pooled features dropped before the head")
+    units: list[Annotated[int, Field(ge=1, le=65_536)]] = Field(
+        [], max_length=8, description="sizes of the head's ReLU layers between the features and the classes"
+    )
+    dropout: float = Field(0.2, ge=0.0, lt=1.0, description="share dropped before each layer of the head")
+    l2: float = Field(0.0, ge=0.0, le=1.0, description="times the squares of the head's kernels, added to the loss")
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="share of a label spread over all classes")
+    focal_gamma: float = Field(0.0, ge=0.0, le=10.0, description="focal loss's exponent; 0 is cross-entropy")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: every class weighs alike in the loss, however few its images"
+    )
+    optimizer: Optimizer = Field("Adam", description="Keras's name")
+    optimizer_arguments: dict[str, float | bool] = Field(
+        {}, description="the optimizer's own, e.g. {weight_decay: 0.004}; not its learning rate"
+    )
     head: Phase = Field(Phase(epochs=20, learning_rate=1e-3), description="phase 1; learning_rate is required")
     tail: Phase = Field(Phase(epochs=10), description="phase 2; learning_rate null is a tenth of phase 1's")
     from_scratch: bool = Field(False, description="also train from random weights at the same cost, as a baseline")
@@ -84,6 +102,12 @@ class FineTuneParams(StageParams):
                 received = getattr(self, phase).reduce_after
                 problem = f"received {received}; must be 0 with decay: cosine, which sets the rate itself"
                 yield Problem(f"fine_tune.{phase}.reduce_after", problem)
+            if getattr(self, phase).warm_up and getattr(self, phase).decay != "cosine":
+                received = getattr(self, phase).warm_up
+                yield Problem(f"fine_tune.{phase}.warm_up", f"received {received:g}; must be 0 without decay: cosine")
+            if getattr(self, phase).warm_up > getattr(self, phase).epochs:
+                received = getattr(self, phase).warm_up
+                yield Problem(f"fine_tune.{phase}.warm_up", f"received {received:g}; must be at most the epochs")
         if self.head.epochs == self.tail.epochs == 0:
             yield Problem("fine_tune.head.epochs", "received 0, as is tail.epochs; nothing would be trained")
         if self.from_scratch and not extract.pixels:
@@ -94,7 +118,7 @@ def main() -> str:
     settings = params.read(FineTuneParams)
     device = tensorflow_runtime.start(settings.threads, settings.seed, training=True)
     # These import Keras, so they wait until TensorFlow has been started.
-    from stages.core import classifier, training  # noqa: F401  # loaded here so that the fingerprint covers it
+    from stages.core import classifier, objective, training  # noqa: F401  # loaded so that the fingerprint covers them
     from stages.store import models
 
     kept = Checkpoints("fine_tune", fingerprint(settings.model_dump(exclude={"threads"}), FEATURES, device))
@@ -105,7 +129,7 @@ def main() -> str:
         name, cut = of_trunk["backbone"], stored.trunk["cut"]
         base = backbones.build(name, of_trunk["image_size"], of_trunk["alpha"])
         models.load_stored_weights(base, FEATURES / "base.weights.h5", name)
-        head = classifier.head(stored.trunk["pooled_features"], len(stored.classes), settings.dropout, settings.seed)
+        head = _head(stored, settings)
         most = {"head": settings.head.epochs, "tail": settings.tail.epochs}
         if settings.from_scratch:
             most["from_scratch"] = _same_budget(base, cut, of_trunk["views"], settings.tail.epochs)
@@ -148,9 +172,11 @@ class _Run:
 
     def fit(self, name: str, model: keras.Model, kind: str, phase: Phase, curves: LearningCurves) -> dict[str, Any]:
         """Train one phase in place, or what is left of it; returns what it did, for training.json."""
-        from stages.core import training
+        from stages.core import objective, training
 
         train, val = self.stored.examples(kind, "train"), self.stored.examples(kind, "val")
+        balance = self.settings.class_weights == "balanced"
+        weights = objective.balanced(train.labels, len(self.stored.classes)) if balance else None
         rate = phase.learning_rate or (self.settings.head.learning_rate or 0.0) / 10
         label = name.replace("_", " ")
         curves.phase(label, phase.epochs, self.shares[name])
@@ -173,14 +199,23 @@ class _Run:
             ),
             training.Batches(_take(val, kind, self.stored), val.labels, 1, phase.batch_size, None, self.shards),
             training.Schedule(
-                phase.epochs, phase.batch_size, rate, phase.stop_after, phase.reduce_after, phase.reduce_by, phase.decay
+                **phase.model_dump(exclude={"learning_rate"}), learning_rate=rate,
+                optimizer=self.settings.optimizer, arguments=self.settings.optimizer_arguments,
             ),
             curves.epoch,
             saved,
             lambda state: self.kept.save(name, state),
             by_batch=self.by_batch,
-        )
+            loss=objective.loss(self.settings.label_smoothing, self.settings.focal_gamma, weights),
+        )  # fmt: skip
         return {"learning_rate": rate, **dataclasses.asdict(outcome)}
+
+
+def _head(stored: FeatureReader, settings: FineTuneParams) -> keras.Model:
+    from stages.core import classifier
+
+    features, classes = stored.trunk["pooled_features"], len(stored.classes)
+    return classifier.head(features, classes, settings.dropout, settings.seed, settings.units, settings.l2)
 
 
 def _take(examples: Examples, kind: str, stored: FeatureReader) -> Any:
@@ -230,7 +265,7 @@ def _from_scratch(run: _Run, epochs: int, curves: LearningCurves) -> tuple[keras
     for layer in base.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.9
-    head = classifier.head(stored.trunk["pooled_features"], len(stored.classes), settings.dropout, settings.seed)
+    head = _head(stored, settings)
     model = classifier.from_pixels(base, name, head)
     budget = Phase(epochs=epochs, batch_size=settings.tail.batch_size, learning_rate=settings.head.learning_rate)
     return model, run.fit("from_scratch", model, "pixels", budget, curves)

@@ -11,16 +11,19 @@ import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from stages.core import sampling
 from stages.core.parameters import Problem, StageParams
 from stages.core.schemas import FACTS, SPLIT, SPLITS
-from stages.store import documents, outputs, params, process, tables
+from stages.store import documents, outputs, params, process, spill, tables
 
 FACTS_TABLE = Path("data/validate/facts.parquet")
 CLASSES = Path("data/validate/classes.json")
 OUT = Path("data/split")
+ACCEPTED = pa.schema([FACTS.field(name) for name in ("name", "label", "given_split", "image_id", "group")])
 
 
 class SplitParams(StageParams):
@@ -41,27 +44,36 @@ class SplitParams(StageParams):
 
 def main() -> str:
     settings = params.read(SplitParams)
-    columns = ["name", "label", "given_split", "image_id", "group", "quarantine"]
-    rows = [row for row in tables.read(FACTS_TABLE, FACTS, columns).to_pylist() if row["quarantine"] is None]
     classes = documents.read_classes(CLASSES)
-
     fractions = sampling.Fractions(settings.val_fraction, settings.test_fraction, settings.test_from_val)
-    splits = sampling.assign(rows, fractions, settings.seed)
-    labels = [row["label"] for row in rows]
-    report = sampling.summary(labels, splits, sampling.leaked(rows), classes)
+    with spill.Spill(ACCEPTED) as accepted:
+        for facts in tables.batches(FACTS_TABLE, FACTS, [*ACCEPTED.names, "quarantine"]):
+            accepted.add(facts.filter(pc.is_null(facts["quarantine"])).select(ACCEPTED.names))
+        images = accepted.table()
+
+    splits = sampling.assign(images, fractions, settings.seed)
+    report = sampling.summary(images["label"], splits, sampling.leaked(images), classes)
     warnings = sampling.check(report, settings.min_per_class)
     if warnings:
         logging.warning("%s; its figures there will be missing", "; ".join(warnings))
 
-    chosen = [{**{key: row[key] for key in ("name", "label", "image_id", "group")}, "split": split}
-              for row, split in zip(rows, splits, strict=True)]  # fmt: skip
-    chosen.sort(key=lambda row: (SPLITS.index(row["split"]), row["name"]))
     with outputs.replacing(OUT) as (out,):
-        tables.write(out / "split.parquet", tables.from_rows(chosen, SPLIT))
-        facts = {**report, "digest": sampling.digest(chosen), "settings": settings.model_dump()}
+        tables.write_batches(out / "split.parquet", _ordered(images, splits), SPLIT)
+        facts = {**report, "digest": sampling.digest(images, splits), "settings": settings.model_dump()}
         documents.write(out / "split.json", facts)
     counts = report["images"]
-    return f"{len(chosen):,} images → train {counts['train']:,}, val {counts['val']:,}, test {counts['test']:,}"
+    return f"{len(images):,} images → train {counts['train']:,}, val {counts['val']:,}, test {counts['test']:,}"
+
+
+def _ordered(images: pa.Table, splits: sampling.Splits) -> Iterator[pa.RecordBatch]:
+    """The rows of split.parquet; facts come in the order of names."""
+    columns = [name for name in SPLIT.names if name != "split"]
+    for number, split in enumerate(SPLITS):
+        start = 0
+        for batch in images.select(columns).to_batches():
+            chosen = batch.filter(pa.array(splits[start : start + len(batch)] == number))
+            start += len(batch)
+            yield pa.record_batch([*chosen.columns, pa.array([split] * len(chosen), pa.string())], schema=SPLIT)
 
 
 if __name__ == "__main__":

@@ -173,7 +173,10 @@ def test_the_set_of_files_written(project: Checkout) -> None:
         "reports/evaluate/metrics.json",
         "reports/evaluate/mistakes.png",
         "reports/evaluate/predictions.parquet",
+        "reports/evaluate/reliability.csv",
         "reports/evaluate/roc.csv",
+        "reports/evaluate/slices.csv",
+        "reports/evaluate/thresholds.csv",
         "data/export/MODEL_CARD.md",
         "data/export/labels.txt",
         "data/export/saved_model/saved_model.pb",
@@ -191,8 +194,19 @@ def test_it_learnt_and_says_so_everywhere(project: Checkout) -> None:
     assert metrics["baselines"]["majority_class"]["test"]["accuracy"] <= 0.6
     card = (project.folder / "data/export/MODEL_CARD.md").read_text()
     assert f"accuracy is {metrics['test']['accuracy']:.4f}" in card
+    assert set(metrics["gain_over"]) == {"frozen_features", "from_scratch"}
     page = (project.folder / "reports/evaluate/index.html").read_text()
     assert f"{metrics['test']['accuracy']:.4f}" in page
+    details = project.json("reports/evaluate/details.json")
+    tested = details["test"]["images"]
+    assert sum(row["images"] for row in details["calibration"]["before"]["bins"]) == tested
+    assert details["thresholds"][0]["answered"] == tested
+    kinds = {row["kind"] for row in details["slices"]}
+    assert "class" in kinds
+    assert {row["slice"] for row in details["slices"] if row["kind"] == "class"} == {"across", "along", "slanted"}
+    for name in ("frozen_features", "from_scratch"):
+        gain = details["test"]["accuracy"] - details["baselines"][name]["test"]["accuracy"]
+        assert details["compared"][name]["gain"] == pytest.approx(gain)
     assert (project.folder / "data/export/labels.txt").read_text() == "across\nalong\nslanted\n"
 
 
@@ -211,7 +225,8 @@ def test_dvc_reads_metrics_and_plots(project: Checkout, tmp_path: Path) -> None:
     plots = project.dvc("plots", "show", "--out", str(tmp_path))
     assert plots.returncode == 0, plots.stderr
     page = (tmp_path / "index.html").read_text()
-    for title in ("accuracy per epoch", "loss per epoch", "confusion on the test images", "mistakes.png"):
+    titles = ("accuracy per epoch", "loss per epoch", "confusion on the test images", "reliability on the test images")
+    for title in (*titles, "mistakes.png"):
         assert title in page
 
 

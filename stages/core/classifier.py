@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stages.core import backbones
@@ -10,15 +11,31 @@ if TYPE_CHECKING:
     import keras
 
 
-def head(features: int, classes: int, dropout: float, seed: int) -> keras.Model:
-    """Pooled features float32 [N, features] → probabilities float32 [N, classes], rows summing to 1."""
+def head(
+    features: int, classes: int, dropout: float, seed: int, units: Sequence[int] = (), l2: float = 0.0
+) -> keras.Model:
+    """Pooled features float32 [N, features] → probabilities float32 [N, classes], rows summing to 1.
+
+    Between them a ReLU layer for each of `units`. `dropout` stands before every layer; `l2` times the squares of
+    every kernel is added to the loss.
+    """
     import keras
 
-    pooled = keras.Input((features,), name="pooled")
-    kept = keras.layers.Dropout(dropout, seed=seed, name="dropout")(pooled)
-    start = keras.initializers.GlorotUniform(seed=seed)
-    probabilities = keras.layers.Dense(classes, activation="softmax", kernel_initializer=start, name="probabilities")
-    return keras.Model(pooled, probabilities(kept), name="head")
+    def kept(tensor: keras.KerasTensor, number: int) -> keras.KerasTensor:
+        name = f"dropout_{number}" if number else "dropout"
+        return keras.layers.Dropout(dropout, seed=seed + number, name=name)(tensor)
+
+    def dense(width: int, activation: str, number: int, name: str) -> keras.layers.Dense:
+        start = keras.initializers.GlorotUniform(seed=seed + number)
+        held = keras.regularizers.L2(l2) if l2 else None
+        return keras.layers.Dense(
+            width, activation=activation, kernel_initializer=start, kernel_regularizer=held, name=name
+        )
+
+    tensor = pooled = keras.Input((features,), name="pooled")
+    for number, width in enumerate(units):
+        tensor = dense(width, "relu", number + 1, f"hidden_{number + 1}")(kept(tensor, number + 1))
+    return keras.Model(pooled, dense(classes, "softmax", 0, "probabilities")(kept(tensor, 0)), name="head")
 
 
 def from_activations(tail: keras.Model, top: keras.Model, halves: bool = False) -> keras.Model:

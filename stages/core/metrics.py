@@ -145,7 +145,12 @@ def headline(result: Mapping[str, Any]) -> dict[str, Any]:
     figures = ("accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_f1", "loss", "roc_auc")
     return {
         "val": {name: result["val"][name] for name in ("accuracy", "loss")},
-        "test": {name: result["test"][name] for name in figures},
+        "test": {name: result["test"][name] for name in figures}
+        | {"calibration_error": result["calibration"]["before"]["error"]},
+        "gain_over": {
+            baseline: {name: compared[name] for name in ("gain", "gain_low", "gain_high")}
+            for baseline, compared in result["compared"].items()
+        },
         "baselines": {
             baseline: {split: {"accuracy": values["accuracy"]} for split, values in both.items()}
             for baseline, both in result["baselines"].items()

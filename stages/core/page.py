@@ -238,6 +238,14 @@ class Page:
         """
         self._parts.append(page_plots.histogram(counts, low, high, label=escape(label), reference=reference))
 
+    def reliability(self, series: Sequence[tuple[str, str, Sequence[tuple[float, float, int]]]], *, label: str) -> None:
+        """Curves of (mean probability, share right, images), over the line on which the first two are equal.
+
+        A series is (name, `now` or `accepted` for its colour, points).
+        """
+        named = [(escape(name), escape(style), points) for name, style, points in series]
+        self._parts.append(page_plots.reliability(named, label=escape(label)))
+
     def gallery(self, pictures: Iterable[tuple[bytes | None, str] | Tile], *, row: bool = False) -> None:
         """Thumbnails (JPEG or PNG bytes; None where there is no picture to show) over their captions.
 

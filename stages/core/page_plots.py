@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 WIDTH, HEIGHT = 600.0, 150.0
@@ -57,6 +58,35 @@ def histogram(counts: Sequence[int], low: float, high: float, *, label: str, ref
         f"aria-label='{said}'>{columns}{outline}</svg>"
         f"<div class='axis' aria-hidden='true'><span>{number(low)}</span><span>{label}</span>"
         f"<span>{number(high)}</span></div><figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def reliability(series: Sequence[tuple[str, str, Sequence[tuple[float, float, int]]]], *, label: str) -> str:
+    """Curves of (confidence, accuracy, images), the first two 0-1, over the diagonal on which they would be equal.
+
+    A series is (name, class of its style, its points from left to right). A point's area grows with its images.
+    """
+
+    def place(point: tuple[float, float, int]) -> str:
+        return f"{100 * point[0]:.1f},{100 - 100 * point[1]:.1f}"
+
+    curves = "".join(
+        f"<polyline class='{style}' points='{' '.join(place(point) for point in points)}'/>"
+        + "".join(
+            f"<circle class='{style}' cx='{100 * at:.1f}' cy='{100 - 100 * share:.1f}' "
+            f"r='{0.6 + 2.4 * math.sqrt(images / max(1, sum(count for *_, count in points))):.2f}'>"
+            f"<title>{name}: {100 * at:.3g} % sure, {100 * share:.3g} % right, {number(images)} images</title></circle>"
+            for at, share, images in points
+        )
+        for name, style, points in series
+    )
+    keys = " ".join(f"<span class='key {style}'>{name}</span>" for name, style, _ in series)
+    return (
+        f"<figure class='chart square'><svg viewBox='0 0 100 100' role='img' aria-label='{label}'>"
+        f"<path class='diagonal' d='M0,100L100,0'/>{curves}</svg>"
+        "<div class='axis' aria-hidden='true'><span>0</span><span>mean probability of the named class</span>"
+        f"<span>1</span></div><figcaption>{keys} upwards: share that was right; on the line both are equal</figcaption>"
+        "</figure>"
     )
 
 

@@ -81,6 +81,12 @@ thead button::after { content: "\\2195"; content: "\\2195" / ""; display: inline
 .chart { margin: 10px 0 20px; max-width: 640px; }
 .chart svg { display: block; width: 100%; height: 150px; border-bottom: 1px solid var(--edge); overflow: visible; }
 .outline { fill: none; stroke: var(--over); stroke-width: 2px; vector-effect: non-scaling-stroke; }
+.chart.square { max-width: 360px; }
+.chart.square svg { height: auto; aspect-ratio: 1; border-left: 1px solid var(--edge); }
+.diagonal { stroke: var(--soft); stroke-width: .4; stroke-dasharray: 2 2; }
+polyline { fill: none; stroke-width: .8; } polyline.now { stroke: var(--ink); }
+polyline.accepted { stroke: var(--over); }
+circle.now { fill: var(--ink); } circle.accepted { fill: var(--over); }
 .axis { display: flex; justify-content: space-between; gap: 12px; font-size: .82rem; color: var(--soft);
   padding: 3px 0; text-align: center; }
 .axis :first-child, .axis :last-child { flex: none; }

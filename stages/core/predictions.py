@@ -69,6 +69,15 @@ def caption(rows: HeldOut, probabilities: Floats, classes: Sequence[str], number
     return f"{label}, taken for {classes[best]} ({probabilities[number, best]:.0%}): {rows.names[number]}"
 
 
+def doubt(rows: HeldOut, probabilities: Floats, classes: Sequence[str], number: int, other: int) -> str:
+    """What stands under the picture of a doubtful label."""
+    label = rows.labels[number]
+    return (
+        f"labelled {classes[label]} ({probabilities[number, label]:.0%}), looks like {classes[other]} "
+        f"({probabilities[number, other]:.0%}): {rows.names[number]}"
+    )
+
+
 def confusion(rows: Iterable[Mapping[str, Any]], split: str) -> list[dict[str, Any]]:
     """One (actual, predicted) row per image, the form of DVC's confusion template."""
     return [{"actual": row["label"], "predicted": row["predicted"]} for row in rows if row["split"] == split]

@@ -1,19 +1,31 @@
-"""Assigns images to train, val and test: by group, stable under growth, respecting a given split."""
+"""Assigns images to train, val and test: by group, stable under growth, respecting a given split.
+
+Images are a table of schemas.FACTS' columns `group`, `image_id`, `given_split` and `label`, which may be mapped from a
+file: no more than a few numbers an image are held beside it. Splits are int8 [images], numbers into schemas.SPLITS.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from stages.core.errors import DataRejected
 from stages.core.schemas import SPLITS
 
+Splits = npt.NDArray[np.int8]
+
 # Held-out first: where copies of one picture came in several given splits, all go to the first of
 # these, so that the held-out sets keep every image they came with and training loses the leak.
 HELD_OUT_FIRST = ("test", "val", "train")
+TEST, VAL, TRAIN, NOT_GIVEN = range(4)  # ranks: the smaller, the further held out
+BLOCK = 4096  # texts that are Python's at a time
 
 
 @dataclass(frozen=True)
@@ -25,41 +37,51 @@ class Fractions:
     test_from_val: float
 
 
-def assign(rows: Iterable[Mapping[str, Any]], fractions: Fractions, seed: int) -> list[str]:
-    """The split of each row, in order. A row has `group`, `image_id` and `given_split` (or None).
+def assign(images: pa.Table, fractions: Fractions, seed: int) -> Splits:
+    """The split of each image.
 
     A group (near-duplicates) is drawn as one. Its draw is a hash of the seed and of the member whose
     own hash is smallest, so it depends on no other group, on no count and on no order: images that
     arrive later leave every other group where it was. An exactly stratified draw could not promise
     that; the price is a binomial error in the shares, which `summary` reports.
     """
-    rows = list(rows)
-    given_names = {row["given_split"] for row in rows} - {None}
-    members: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        members[row["group"]].append(row)
-    drawn = {group: _draw(group_rows, given_names, fractions, seed) for group, group_rows in members.items()}
-    return [drawn[row["group"]] for row in rows]
+    group_of = _numbers(images["group"])
+    given = _given(images)
+    drawn = _draw(_smallest(given, group_of), set(given.tolist()), _draws(images, group_of, seed), fractions)
+    number_of = np.array([SPLITS.index(split) for split in HELD_OUT_FIRST], np.int8)
+    return number_of[drawn][group_of]
 
 
-def _draw(rows: list[Mapping[str, Any]], given_names: set[str], fractions: Fractions, seed: int) -> str:
-    share = min(uniform(seed, row["image_id"]) for row in rows)
+def _draws(images: pa.Table, group_of: npt.NDArray[np.int32], seed: int) -> npt.NDArray[np.float64]:
+    """Uniform in [0, 1), one for each group."""
+    own = np.fromiter((uniform(seed, text) for text in _texts(images["image_id"])), np.float64, len(images))
+    order = np.lexsort((own, group_of))
+    anchors = order[np.flatnonzero(np.diff(group_of[order], prepend=-1))]
     # The smallest of n uniform draws is small; drawing again from that member's id makes it uniform.
-    anchor = next(row["image_id"] for row in rows if uniform(seed, row["image_id"]) == share)
-    draw = uniform(seed, f"{anchor}:split")
-    given = {row["given_split"] for row in rows} - {None}
-    if not given:
-        if draw < fractions.test:
-            return "test"
-        return "val" if draw < fractions.test + fractions.val else "train"
-    split = next(name for name in HELD_OUT_FIRST if name in given)
-    if split == "val" and "test" not in given_names and draw < fractions.test_from_val:
-        return "test"
-    if split == "train" and "val" not in given_names and draw < fractions.val:
-        return "val"
-    if split == "train" and "test" not in given_names and "val" not in given_names and draw > 1 - fractions.test:
-        return "test"
-    return split
+    drawn = np.zeros(len(images))
+    chosen = np.zeros(len(images), np.bool_)
+    chosen[anchors] = True
+    for at, text in zip(np.flatnonzero(chosen), _texts(images["image_id"].filter(pa.array(chosen))), strict=True):
+        drawn[at] = uniform(seed, f"{text}:split")
+    return drawn[anchors]
+
+
+def _draw(
+    given: npt.NDArray[np.int8], names: set[int], draws: npt.NDArray[np.float64], fractions: Fractions
+) -> npt.NDArray[np.int8]:
+    """The rank of each group's split: `given` are its members' smallest ranks, `names` all that were given."""
+    drawn = given.copy()
+    free = given == NOT_GIVEN
+    drawn[free] = np.select(
+        [draws[free] < fractions.test, draws[free] < fractions.test + fractions.val], [TEST, VAL], TRAIN
+    )
+    if TEST not in names:
+        drawn[(given == VAL) & (draws < fractions.test_from_val)] = TEST
+    if VAL not in names:
+        if TEST not in names:
+            drawn[(given == TRAIN) & (draws > 1 - fractions.test)] = TEST
+        drawn[(given == TRAIN) & (draws < fractions.val)] = VAL
+    return drawn
 
 
 def uniform(seed: int, text: str) -> float:
@@ -68,25 +90,48 @@ def uniform(seed: int, text: str) -> float:
     return int.from_bytes(digest[:7], "big") / 2**56
 
 
-def leaked(rows: Iterable[Mapping[str, Any]]) -> int:
-    """How many rows have a copy in a given split that is held out further than their own."""
-    given: dict[str, list[int]] = defaultdict(list)
-    for row in rows:
-        if row["given_split"] is not None:
-            given[row["group"]].append(HELD_OUT_FIRST.index(row["given_split"]))
-    return sum(sum(rank > min(ranks) for rank in ranks) for ranks in given.values())
+def leaked(images: pa.Table) -> int:
+    """How many images have a copy in a given split that is held out further than their own."""
+    group_of = _numbers(images["group"])
+    given = _given(images)
+    return int(((given != NOT_GIVEN) & (given > _smallest(given, group_of)[group_of])).sum())
 
 
-def summary(labels: list[str], splits: list[str], moved: int, classes: list[str]) -> dict[str, Any]:
+def _given(images: pa.Table) -> npt.NDArray[np.int8]:
+    """Int8 [images], the rank of the split it came with."""
+    found = pc.index_in(images["given_split"].combine_chunks(), pa.array(HELD_OUT_FIRST))
+    return np.asarray(found.fill_null(NOT_GIVEN)).astype(np.int8)
+
+
+def _smallest(ranks: npt.NDArray[np.int8], group_of: npt.NDArray[np.int32]) -> npt.NDArray[np.int8]:
+    """Int8 [groups], of each group's members."""
+    found = np.full(int(group_of.max(initial=-1)) + 1, NOT_GIVEN, np.int8)
+    np.minimum.at(found, group_of, ranks)
+    return found
+
+
+def _numbers(texts: pa.ChunkedArray) -> npt.NDArray[np.int32]:
+    """A number for each different text, from 0 on."""
+    return np.concatenate(
+        [np.zeros(0, np.int32), *(chunk.indices.to_numpy() for chunk in texts.dictionary_encode().chunks)]
+    )
+
+
+def _texts(column: pa.ChunkedArray) -> Iterator[str]:
+    for start in range(0, len(column), BLOCK):
+        yield from column.slice(start, BLOCK).to_pylist()
+
+
+def summary(labels: pa.ChunkedArray, splits: Splits, moved: int, classes: list[str]) -> dict[str, Any]:
     """Counts per split and class, the share each split got, and how many leaked images were moved."""
-    counts: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
-    for label, split in zip(labels, splits, strict=True):
-        counts[split][label] += 1
+    number_of = np.asarray(pc.index_in(labels, pa.array(classes, pa.string())), np.intp)
+    cells = np.bincount(splits.astype(np.intp) * len(classes) + number_of, minlength=len(SPLITS) * len(classes))
+    counts = dict(zip(SPLITS, cells.reshape(len(SPLITS), len(classes)).tolist(), strict=True))
     total = max(len(labels), 1)
     return {
-        "images": {split: sum(counts[split].values()) for split in SPLITS},
-        "share": {split: round(sum(counts[split].values()) / total, 6) for split in SPLITS},
-        "classes": {split: {label: counts[split][label] for label in classes} for split in SPLITS},
+        "images": {split: sum(counts[split]) for split in SPLITS},
+        "share": {split: round(sum(counts[split]) / total, 6) for split in SPLITS},
+        "classes": {split: dict(zip(classes, counts[split], strict=True)) for split in SPLITS},
         "moved_to_held_out": moved,
     }
 
@@ -119,7 +164,14 @@ def check(report: Mapping[str, Any], minimum: int) -> list[str]:
     ]
 
 
-def digest(rows: Iterable[Mapping[str, Any]]) -> str:
-    """SHA-256 over every image's id, label and split, hex: names the data a model was made from."""
-    lines = sorted(f"{row['image_id']} {row['split']} {row['label']}\n" for row in rows)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+def digest(images: pa.Table, splits: Splits) -> str:
+    """SHA-256 over every image's id, label and split, hex: names the data a model was made from, in whatever order."""
+    ids = np.frombuffer(b"".join(map(bytes.fromhex, _texts(images["image_id"]))), ">u8").reshape(-1, 4)
+    names = images["label"].unique().to_pylist()  # in the order of _numbers
+    alphabetical = np.argsort(np.argsort(names))
+    label_of = _numbers(images["label"])
+    split_names = np.argsort(np.argsort(SPLITS))
+    found = hashlib.sha256()
+    for at in np.lexsort((alphabetical[label_of], split_names[splits], *ids.T[::-1])).tolist():
+        found.update(f"{ids[at].tobytes().hex()} {SPLITS[splits[at]]} {names[label_of[at]]}\n".encode())
+    return found.hexdigest()

@@ -5,8 +5,9 @@ Imports Keras at the top: only fine_tune's `main` imports this module.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from stages.core.errors import DataRejected
+from stages.core.errors import ConfigError, DataRejected
 
 # The tensor of view `views[i]` of image `images[i]`, for epoch `epoch`: [n, *shape].
 Take = Callable[[npt.NDArray[np.intp], npt.NDArray[np.intp], int], npt.NDArray[Any]]
@@ -33,11 +34,14 @@ class Schedule:
 
     epochs: int
     batch_size: int
-    learning_rate: float  # Adam's
+    learning_rate: float  # the optimizer's
     stop_after: int  # epochs without a lower validation loss before stopping; 0 never stops
     reduce_after: int  # epochs without one before the rate is divided by `reduce_by`; 0 never reduces
     reduce_by: float
     decay: Literal["none", "cosine"] = "none"  # cosine: the rate falls to zero over `epochs`, step by step
+    warm_up: float = 0.0  # epochs in which the rate rises from zero, step by step; needs decay: cosine
+    optimizer: str = "Adam"  # a class of keras.optimizers
+    arguments: Mapping[str, float | bool] = field(default_factory=dict)  # its own, without the learning rate
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,7 @@ def fit(
     saved: Saved | None = None,
     on_saved: OnSaved | None = None,
     by_batch: bool = False,
+    loss: keras.losses.Loss | None = None,
 ) -> Outcome:
     """Train `model` in place and leave it with the weights of its best epoch.
 
@@ -207,14 +212,12 @@ def fit(
     epoch it trains nothing and only leaves everything as that phase did. `on_epoch` hears of new
     epochs alone. `by_batch` hands the model one batch after the other, which on a CPU is two to three
     times as fast as `Model.fit` on a PyDataset and gives the same weights up to rounding; on a GPU `fit`
-    prepares batches while others train. Raises DataRejected where the loss is not finite.
+    prepares batches while others train. `loss` is cross-entropy unless given. Raises DataRejected where the
+    loss is not finite, ConfigError for arguments that the optimizer does not take.
     """
-    rate: Any = schedule.learning_rate
-    if schedule.decay == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, max(1, schedule.epochs * len(train)))
     model.compile(
-        optimizer=keras.optimizers.Adam(rate),
-        loss=keras.losses.SparseCategoricalCrossentropy(),
+        optimizer=optimizer(schedule, len(train)),
+        loss=loss or keras.losses.SparseCategoricalCrossentropy(),
         metrics=["accuracy"],
         jit_compile=False,
     )
@@ -260,6 +263,27 @@ def fit(
         )
     trained = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
     return Outcome(len(history), *best.best, trained)
+
+
+def optimizer(schedule: Schedule, steps: int) -> keras.optimizers.Optimizer:
+    """The schedule's optimizer, for epochs of `steps` steps. Raises ConfigError for arguments it does not take."""
+    rate: Any = schedule.learning_rate
+    if schedule.decay == "cosine":
+        rising = round(schedule.warm_up * steps)
+        falling = max(1, schedule.epochs * steps - rising)
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if rising else rate, falling, warmup_target=rate if rising else None, warmup_steps=rising
+        )
+    kind = getattr(keras.optimizers, schedule.optimizer)
+    legal = [name for name in inspect.signature(kind).parameters if name not in ("learning_rate", "name", "kwargs")]
+    where = "fine_tune.optimizer_arguments"
+    for name in schedule.arguments:
+        if name not in legal:
+            raise ConfigError(f"{where}.{name}: {schedule.optimizer} does not take it; it takes {', '.join(legal)}")
+    try:
+        return kind(rate, **schedule.arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {schedule.optimizer} does not take {dict(schedule.arguments)}: {error}") from error
 
 
 def _fit_by_batch(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from stages.store import tensorflow_runtime
+from stages.store import keras_import, tensorflow_runtime
 
 if TYPE_CHECKING:
     import keras
@@ -87,7 +87,8 @@ class _OpenVINO:
         # Else importing OpenVINO tells its maker so and leaves a folder in the user's home. Without the package
         # it uses a stand-in that does nothing.
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-        import keras
+        with keras_import.lean():
+            import keras
         import openvino
 
         # Otherwise Keras puts a transposition around every convolution: OpenVINO's kernels want channels first.

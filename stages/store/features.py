@@ -8,6 +8,7 @@ them through the finished model from their bytes. Rows are in the order of names
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from stages.core.schemas import FEATURES, SPLITS
 from stages.store import documents, tables, tensors
@@ -99,15 +99,21 @@ class FeatureWriter:
         """Check that every set is complete and write the index, ordered by split, name and view."""
         for writer in self._sets.values():
             writer.close()
+        tables.write_batches(self._folder / "index.parquet", self._index(), FEATURES)
+
+    def _index(self) -> Iterator[pa.RecordBatch]:
+        images = self._images.combine_chunks()  # else each `take` would do so
         order = np.argsort(self.splits, kind="stable")
-        image = np.repeat(order, self.views[order])
-        first = np.repeat(np.cumsum(self.views[order]) - self.views[order], self.views[order])
-        view = np.arange(len(image)) - first
-        shard, row = np.divmod(self._number[image] * self.views[image] + view, self._rows_per_shard)
-        columns = {name: self._images[name].take(pa.array(image)) for name in ("name", "image_id", "label", "split")}
-        columns |= {"view": view, "shard": shard, "row": row}
-        index = pa.table({field.name: pc.cast(columns[field.name], field.type) for field in FEATURES}, schema=FEATURES)
-        tables.write(self._folder / "index.parquet", index.combine_chunks())
+        for start in range(0, len(order), tables.GROUP):
+            block = order[start : start + tables.GROUP]
+            views = self.views[block]
+            image = np.repeat(block, views)
+            view = np.arange(len(image)) - np.repeat(np.cumsum(views) - views, views)
+            shard, row = np.divmod(self._number[image] * self.views[image] + view, self._rows_per_shard)
+            of_images = images.select(["name", "image_id", "label", "split"]).take(pa.array(image)).combine_chunks()
+            places = [pa.array(numbers, pa.int32()) for numbers in (view, shard, row)]
+            columns = [column.chunk(0) for column in of_images.columns]
+            yield pa.RecordBatch.from_arrays(columns + places, schema=FEATURES)
 
 
 @dataclass(frozen=True)

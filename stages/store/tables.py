@@ -25,14 +25,27 @@ def write(path: Path, table: pa.Table) -> None:
 def write_rows(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
     """Write the same file as `write` would, holding one row group in memory at a time."""
     left = iter(rows)
+    blocks = iter(lambda: list(islice(left, GROUP)), [])
+    write_batches(path, (batch for block in blocks for batch in from_rows(block, schema).to_batches()), schema)
+
+
+def write_batches(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
+    """Write the same file as `write` would of them together, holding little more than a row group in memory at a time.
+
+    Where a batch begins and ends is not seen in the file.
+    """
+    waiting = schema.empty_table()
+    groups = 0
     with _writer(path, schema) as writer:
-        block = list(islice(left, GROUP))
+        for batch in batches:
+            waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
+            while len(waiting) >= GROUP:
+                writer.write_table(waiting.slice(0, GROUP).combine_chunks(), row_group_size=GROUP)
+                waiting = waiting.slice(GROUP)
+                groups += 1
         # A file without rows has a group, too.
-        while True:
-            writer.write_table(from_rows(block, schema), row_group_size=GROUP)
-            block = list(islice(left, GROUP))
-            if not block:
-                return
+        if len(waiting) or not groups:
+            writer.write_table(waiting.combine_chunks(), row_group_size=GROUP)
 
 
 def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
@@ -71,6 +84,16 @@ def read(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) ->
             return file.read(columns=list(columns) if columns else None)
         except (pa.ArrowException, OSError) as error:
             raise _damaged(path, error) from error
+
+
+def batches(path: Path, schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """One Parquet file's rows in order, holding one row group in memory at a time. Raises as `read`."""
+    with _opened(path, schema) as file:
+        for number in range(file.num_row_groups):
+            try:
+                yield file.read_row_group(number, columns=list(columns))
+            except (pa.ArrowException, OSError) as error:
+                raise _damaged(path, error) from error
 
 
 def iterate(folder: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:

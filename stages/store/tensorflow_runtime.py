@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from stages.store import keras_import
+
 
 def start(threads: int, seed: int, training: bool = False) -> str:
     """Import TensorFlow, seed Python, NumPy and Keras, and return what will compute.
@@ -24,7 +26,8 @@ def start(threads: int, seed: int, training: bool = False) -> str:
     for name in ("tensorflow", "absl"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with _silent_stderr():
-        import keras
+        with keras_import.lean():
+            import keras
         import tensorflow as tf
 
         tf.config.threading.set_intra_op_parallelism_threads(1 if training else threads)

@@ -43,7 +43,7 @@ class ViewMemo:
     ) -> None:
         """`table` is what the store was given, `trunk` the content of trunk.json."""
         self._store, self._limits, self._seed = store, limits, seed
-        self._image_ids: list[str] = table["image_id"].to_pylist()
+        self._image_ids = table["image_id"].combine_chunks()
         self._activation_shape = tuple(trunk["activation_shape"]) if trunk["cut"] > 0 else None
         self._pooled: int = trunk["pooled_features"]
         image_size: int = trunk["settings"]["image_size"]
@@ -82,10 +82,11 @@ class ViewMemo:
         counts = self._store.views
         known = np.arange(counts.max(initial=1)) >= counts[:, None]
         for start in range(0, len(counts), IMAGES_AT_ONCE):
-            block = range(start, min(start + IMAGES_AT_ONCE, len(counts)))
-            asked = np.array([(image, view) for image in block for view in range(counts[image])])
-            keys = [self._key(image, view) for image, view in asked.tolist()]
-            for at, rows in self._features.take(keys):
+            views_of = counts[start : start + IMAGES_AT_ONCE]
+            image = np.repeat(np.arange(start, start + len(views_of)), views_of)
+            view = np.arange(len(image)) - np.repeat(np.cumsum(views_of) - views_of, views_of)
+            asked = np.stack([image, view], axis=1)
+            for at, rows in self._features.take(self._keys(asked)):
                 self._put(asked[at], rows)
                 known[asked[at, 0], asked[at, 1]] = True
         return known
@@ -96,7 +97,7 @@ class ViewMemo:
         known = ~self._store.stores_pixels
         for start in range(0, len(wanted), IMAGES_AT_ONCE):
             asked = wanted[start : start + IMAGES_AT_ONCE]
-            for at, rows in self._pixels.take([bytes.fromhex(self._image_ids[image]) for image in asked]):
+            for at, rows in self._pixels.take([bytes.fromhex(image_id) for image_id in self._ids(asked)]):
                 self._store.put_pixels(asked[at], rows)
                 known[asked[at]] = True
         return known
@@ -107,12 +108,12 @@ class ViewMemo:
         parts = [pooled] if self._activation_shape is None else [activations.reshape(len(places), -1), pooled]
         rows = np.concatenate(parts, axis=1)
         self._put(places, rows)
-        self._features.add([self._key(image, view) for image, view in places.tolist()], rows)
+        self._features.add(self._keys(places), rows)
 
     def add_pixels(self, image: int, pixels: npt.NDArray[np.uint8]) -> None:
         """Store and keep the pixels of one image, uint8 [S, S, 3]."""
         self._store.put_pixels(np.array([image]), pixels[None])
-        self._pixels.add([bytes.fromhex(self._image_ids[image])], pixels[None])
+        self._pixels.add([bytes.fromhex(self._ids(np.array([image]))[0])], pixels[None])
 
     def _put(self, places: npt.NDArray[np.intp], rows: npt.NDArray[Any]) -> None:
         pooled, activations = rows[:, -self._pooled :], None
@@ -120,5 +121,11 @@ class ViewMemo:
             activations = rows[:, : -self._pooled].reshape(len(rows), *self._activation_shape)
         self._store.put(places[:, 0], places[:, 1], pooled, activations)
 
-    def _key(self, image: int, view: int) -> bytes:
-        return views.key(self._image_ids[image], view, self._limits, self._seed)
+    def _keys(self, places: npt.NDArray[np.intp]) -> list[bytes]:
+        ids = self._ids(places[:, 0])
+        views_asked = places[:, 1].tolist()
+        return [views.key(*place, self._limits, self._seed) for place in zip(ids, views_asked, strict=True)]
+
+    def _ids(self, images: npt.NDArray[np.intp]) -> list[str]:
+        found: list[str] = self._image_ids.take(pa.array(images)).to_pylist()
+        return found

@@ -7,33 +7,51 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.core import evaluation_report, metrics, model_card
+from stages.core import calibration, comparison, evaluation_report, metrics, model_card, operating_points, slices
 
 CLASSES = ["<b>cat</b>", "dog|[wolf](x)"]
 
 
-def scores(right: int, wrong: int) -> dict[str, Any]:
-    """Figures of a model that gets `right` of `right + wrong` images."""
-    labels = np.arange(right + wrong) % 2
-    chosen = np.where(np.arange(right + wrong) < right, labels, 1 - labels)
-    return metrics.evaluate(np.eye(2)[chosen] * 0.8 + 0.1, labels, CLASSES, 20, 1)
+LABELS = np.arange(200) % 2
+
+
+def probabilities(right: int) -> Any:
+    """Of a model that gets the first `right` images."""
+    return np.eye(2)[np.where(np.arange(200) < right, LABELS, 1 - LABELS)] * 0.8 + 0.1
+
+
+def scores(right: int) -> dict[str, Any]:
+    return metrics.evaluate(probabilities(right), LABELS, CLASSES, 20, 1)
 
 
 def result(model: int, frozen: int) -> dict[str, Any]:
     """Metrics out of 200 test images for the model and the frozen features."""
-    majority = metrics.majority_class(np.array([0]), np.arange(200) % 2, 2)
-    this, other = scores(model, 200 - model), scores(frozen, 200 - frozen)
+    majority = metrics.majority_class(np.array([0]), LABELS, 2)
+    this, other = scores(model), scores(frozen)
     pairs = {"majority_class": majority, "frozen_features": other}
     baselines = {name: {"val": scored, "test": scored} for name, scored in pairs.items()}
-    return {"val": this, "test": this, "baselines": baselines}
+    right, bins = np.arange(200), calibration.reliability(probabilities(model), LABELS)
+    curve = {"error": calibration.expected_error(bins), "bins": bins}
+    return {
+        "val": this,
+        "test": this,
+        "baselines": baselines,
+        "compared": {"frozen_features": comparison.paired(right < model, right < frozen)},
+        "calibration": {"temperature": 1.5, "before": curve, "after": curve},
+        "thresholds": operating_points.table(probabilities(model), LABELS),
+        "slices": slices.table(right < model, {"class": [CLASSES[label] for label in LABELS]}),
+        "doubtful_labels": [{"name": "a.jpg", "label": CLASSES[0], "looks_like": CLASSES[1]}],
+    }
 
 
 @pytest.mark.parametrize(
     ("model", "frozen", "tone", "words"),
     [
         (195, 160, "good", "Fine-tuning helped: +0.1750 accuracy"),
-        (182, 180, "plain", "the intervals overlap"),
+        (186, 180, "good", "Fine-tuning helped: +0.0300 accuracy"),
+        (182, 180, "plain", "may have helped: +0.0100 accuracy over frozen features, but that can be chance"),
         (180, 182, "warn", "did not help: -0.0100"),
+        (160, 195, "bad", "did harm: -0.1750"),
         (101, 99, "bad", "no better than always naming the commonest class"),
     ],
 )
@@ -45,14 +63,21 @@ def test_the_verdict_follows_the_intervals(model: int, frozen: int, tone: str, w
 
 def test_the_page_shows_the_figures_and_escapes_labels() -> None:
     figures = result(180, 150)
-    page = evaluation_report.build(CLASSES, figures, [(b"png", "<i>caption</i>")], [])
+    page = evaluation_report.build(CLASSES, figures, [(b"png", "<i>caption</i>")], [(b"png", "<i>doubt</i>")], [])
     test = figures["test"]
     assert f"Accuracy 0.9000 on 200 test images (95 % interval {test['accuracy_low']:.4f}" in page
     assert "frozen features with a head" in page
     assert "&lt;b&gt;cat&lt;/b&gt;" in page
     assert "<b>cat" not in page
     assert "<i>caption" not in page
-    many = evaluation_report.build([f"c{n}" for n in range(30)], figures, [], [("c1", "c2", 7)])
+    assert "<i>doubt" not in page
+    gain = figures["compared"]["frozen_features"]
+    assert f"+0.1500 accuracy on the same 200 test images (95 % interval {gain['gain_low']:+.4f}" in page
+    assert "Only this model was right on 30, only the other on 0" in page
+    assert "Expected calibration error on the test images 0.0000. A temperature of 1.5" in page
+    assert "Labels of 1 of 400 validation and test images are doubtful" in page
+    assert "<polyline class='now' points='90.0,10.0'/>" in page
+    many = evaluation_report.build([f"c{n}" for n in range(30)], figures, [], [], [("c1", "c2", 7)])
     assert "Commonest mix-ups" in many
     assert "No test image was classified wrongly." in many
 

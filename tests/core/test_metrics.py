@@ -99,7 +99,11 @@ def test_majority_class_answers_the_commonest_training_class() -> None:
 def test_the_headline_is_scalars_only(predictions: tuple[np.ndarray, np.ndarray]) -> None:
     result = metrics.evaluate(*predictions, CLASSES, 20, 1)
     both = {"val": result, "test": result}
-    short = metrics.headline({**both, "baselines": {"frozen_features": both}})
+    compared = {"frozen_features": {"gain": 0.1, "gain_low": 0.0, "gain_high": 0.2, "p_value": 0.3}}
+    others = {"compared": compared, "calibration": {"temperature": 1.2, "before": {"error": 0.05, "bins": []}}}
+    short = metrics.headline({**both, "baselines": {"frozen_features": both}, **others})
     assert short["test"]["accuracy"] == result["accuracy"]
+    assert short["test"]["calibration_error"] == 0.05
+    assert short["gain_over"] == {"frozen_features": {"gain": 0.1, "gain_low": 0.0, "gain_high": 0.2}}
     assert short["baselines"] == {"frozen_features": {split: {"accuracy": result["accuracy"]} for split in both}}
     assert all(isinstance(value, float) for split in both for value in short[split].values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -317,3 +317,69 @@ def test_a_tail_run_in_halves_gives_the_same_probabilities_and_gradients(rows: i
 
     for one, other in zip(probabilities_and_gradients(whole), probabilities_and_gradients(halves), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5 * max(1.0, float(np.abs(one).max())))
+
+
+def test_a_head_of_several_layers_is_held_small_and_told_apart_by_its_seed(stripes: Any) -> None:
+    from stages.core import classifier
+
+    head = classifier.head(8, 3, 0.5, 1, units=[16, 4], l2=0.01)
+    assert [layer.name for layer in head.layers[1:]] == [
+        "dropout_1", "hidden_1", "dropout_2", "hidden_2", "dropout", "probabilities",
+    ]  # fmt: skip
+    assert [weight.shape for weight in head.weights] == [(8, 16), (16,), (16, 4), (4,), (4, 3), (3,)]
+    squares = sum(float((layer.kernel.numpy() ** 2).sum()) for layer in head.layers if layer.weights)
+    assert float(sum(head.losses)) == pytest.approx(0.01 * squares, rel=1e-5)
+    same, other = (classifier.head(8, 3, 0.5, seed, units=[16, 4]) for seed in (1, 2))
+    assert all((a.numpy() == b.numpy()).all() for a, b in zip(head.weights, same.weights, strict=True))
+    assert not (head.weights[0].numpy() == other.weights[0].numpy()).all()
+    assert [layer.name for layer in classifier.head(8, 3, 0.5, 1).layers] == ["pooled", "dropout", "probabilities"]
+
+
+def test_every_optimizer_by_name_trains_with_its_own_arguments(stripes: Any) -> None:
+    import keras
+
+    from stages.core import classifier, objective, training
+    from stages.fine_tune import Optimizer
+
+    names = get_args(Optimizer)
+    kinds = [kind for kind in vars(keras.optimizers).values() if isinstance(kind, type)]
+    of_keras = {kind.__name__ for kind in kinds if issubclass(kind, keras.optimizers.Optimizer)}
+    assert set(names) <= of_keras
+    assert of_keras - set(names) <= {"Optimizer", "LossScaleOptimizer", "MultiOptimizer", "Muon", "ScheduleFreeAdamW"}
+    features = np.random.default_rng(0).normal(size=(IMAGES, 8)).astype(np.float32)
+    labels = stripes[1]
+    for name in names:
+        head = classifier.head(8, CLASSES, 0.0, 1)
+        plan = schedule(epochs=1, learning_rate=0.05, optimizer=name, arguments={"clipnorm": 1.0})
+        fitted = batches(features, labels), batches(features, labels, None)
+        training.fit(head, *fitted, plan, lambda logs: None, loss=objective.loss(0.1, 0.0, None), by_batch=True)
+        assert type(head.optimizer).__name__ == name
+        assert head.optimizer.clipnorm == 1.0
+        assert all(np.isfinite(weight).all() for weight in head.get_weights())
+        assert int(head.optimizer.iterations) == 3
+
+
+def test_an_argument_the_optimizer_does_not_take_is_named(stripes: Any) -> None:
+    from stages.core import training
+    from stages.core.errors import ConfigError
+
+    with pytest.raises(
+        ConfigError, match=r"fine_tune\.optimizer_arguments\.momentm: SGD does not take it; it takes .*momentum"
+    ):
+        training.optimizer(schedule(optimizer="SGD", arguments={"momentm": 0.9}), 3)
+    with pytest.raises(ConfigError, match=r"fine_tune\.optimizer_arguments: SGD does not take \{'momentum': 7\.0\}"):
+        training.optimizer(schedule(optimizer="SGD", arguments={"momentum": 7.0}), 3)
+
+
+def test_the_rate_rises_and_then_falls() -> None:
+    from stages.core import training
+
+    plan = schedule(epochs=4, learning_rate=0.1, decay="cosine", warm_up=1.5)
+    rates = [float(training.optimizer(plan, 10)._learning_rate(step)) for step in range(41)]
+    assert rates[0] == 0.0
+    assert rates[15] == pytest.approx(0.1)
+    assert rates[:16] == sorted(rates[:16])
+    assert rates[15:] == sorted(rates[15:], reverse=True)
+    assert rates[40] == pytest.approx(0.0, abs=1e-6)
+    plain = schedule(epochs=4, learning_rate=0.1, decay="cosine")
+    assert float(training.optimizer(plain, 10)._learning_rate(0)) == pytest.approx(0.1)

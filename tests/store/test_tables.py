@@ -42,6 +42,17 @@ def test_rows_give_the_same_file_as_their_table(tmp_path: Path, count: int) -> N
     assert tables.read(tmp_path / "rows.parquet", SCHEMA).to_pylist() == rows(count)
 
 
+@pytest.mark.parametrize("rows_per_batch", [1, 700, 1024, 5000])
+def test_batches_of_any_length_give_the_same_file(tmp_path: Path, rows_per_batch: int) -> None:
+    whole = tables.from_rows(list(rows(3000)), SCHEMA)
+    tables.write(tmp_path / "whole.parquet", whole)
+    tables.write_batches(tmp_path / "batches.parquet", whole.to_batches(max_chunksize=rows_per_batch), SCHEMA)
+    assert (tmp_path / "batches.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    read = list(tables.batches(tmp_path / "batches.parquet", SCHEMA, SCHEMA.names))
+    assert pa.concat_tables(read).equals(whole)
+    assert [len(part) for part in read] == [1024, 1024, 952]
+
+
 def test_a_table_in_parts_gives_the_same_file(tmp_path: Path) -> None:
     whole = tables.from_rows(rows(3000), SCHEMA)
     parts = pa.concat_tables([whole.slice(0, 700), whole.slice(700, 1500), whole.slice(2200)])

@@ -1,0 +1,28 @@
+"""Which labels are probably wrong, judged by a model that did not train on them.
+
+Confident learning (Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR
+70, 2021): an image counts as class j where its probability of j reaches the mean that images labelled j have. One that
+so counts as another class than its label says is suspected.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+
+def suspects(probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """(image, the class it counts as) of suspected labels, the surest first.
+
+    `probabilities` float [N, C] are of images that the model was not trained on, `labels` int [N] are theirs.
+    """
+    classes = probabilities.shape[1]
+    own = probabilities[np.arange(len(labels)), labels]
+    counts = np.bincount(labels, minlength=classes)
+    # A class without images has no mean: nothing counts as it.
+    needed = np.where(counts > 0, np.bincount(labels, own, classes) / np.maximum(counts, 1), np.inf)
+    reached = np.where(probabilities >= needed, probabilities, -1.0)
+    counted = reached.argmax(1)
+    margin = probabilities[np.arange(len(labels)), counted] - own
+    found = np.flatnonzero((reached.max(1) >= 0) & (counted != labels) & (margin > 0))
+    return [(int(at), int(counted[at])) for at in found[np.argsort(-margin[found], kind="stable")]]
