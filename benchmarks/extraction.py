@@ -112,7 +112,7 @@ def side(name: str) -> float:
         number_of = {image_name: number for number, image_name in enumerate(images["name"].to_pylist())}
         decoded = np.empty((len(places), settings.image_size, settings.image_size, 3), np.uint8)
         starts = np.concatenate([[0], np.cumsum(store.views)])
-        for image_name, pixels in pictures.read(number_of, settings.image_size):
+        for image_name, pixels in pictures.read(sorted(number_of), settings.image_size):
             image = number_of[image_name]
             for view in range(store.views[image]):
                 identity = images["image_id"][image].as_py()

@@ -111,7 +111,7 @@ def main() -> str:
     ]
     doubtful = suspects[: settings.mistakes]
     shown = [*worst, *(at for at, _ in doubtful)]
-    pixels = dict(pictures.read({rows.names[at] for at in shown}, stored.trunk["settings"]["image_size"]))
+    pixels = dict(pictures.read(sorted({rows.names[at] for at in shown}), stored.trunk["settings"]["image_size"]))
     mistakes = [
         (sheets.png(pixels[rows.names[at]], SIDE), predictions.caption(rows, probabilities, stored.classes, at))
         for at in worst
@@ -179,7 +179,7 @@ def _predict(
     under_way: deque[list[int]] = deque()  # rows of the batches that the engine has taken
 
     def batches() -> Iterator[npt.NDArray[np.uint8]]:
-        read = pictures.mapped(lambda _, pixels: pixels, names, of_trunk["image_size"], settings.threads)
+        read = pictures.mapped(lambda _, pixels: pixels, sorted(names), of_trunk["image_size"], settings.threads)
         while batch := list(islice(read, settings.batch_size)):
             under_way.append([row_of[name] for name, _ in batch])
             yield np.stack([pixels for _, pixels in batch])

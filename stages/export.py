@@ -84,7 +84,7 @@ def _smoke_set(count: int) -> list[tuple[bytes, list[float]]]:
     """Bytes and evaluated probabilities of test images, spread evenly over the test split."""
     rows = [row for row in tables.read(PREDICTED, PREDICTIONS).to_pylist() if row["split"] == "test"]
     chosen = {row["name"]: row["probabilities"] for row in rows[:: max(1, len(rows) // count)][:count]}
-    return [(data, chosen[name]) for name, data in pictures.read_bytes(chosen)]
+    return [(data, chosen[name]) for name, data in pictures.read_bytes(sorted(chosen))]
 
 
 if __name__ == "__main__":

@@ -76,7 +76,8 @@ class FeatureExtractParams(StageParams):
 
 def main() -> str:
     settings = params.read(FeatureExtractParams)
-    images = tables.read(SPLIT_TABLE, SPLIT).sort_by("name")
+    columns = ["name", "image_id", "label", "split"]
+    images = tables.read(SPLIT_TABLE, SPLIT, columns).sort_by("name").combine_chunks()
     counts = {split: pc.sum(pc.equal(images["split"], split)).as_py() or 0 for split in SPLITS}
     engine = engines.start(settings.engine, settings.threads, settings.seed)
     base = models.pretrained_base(
@@ -135,23 +136,23 @@ def _run(
     pixels_known = memo.fill_pixels()
     missing = int((~known).sum())
     batches = -(-missing // settings.batch_size)
-    chosen = np.flatnonzero(~(known.all(axis=1) & pixels_known)).tolist()
-    if not chosen:
+    chosen = np.flatnonzero(~(known.all(axis=1) & pixels_known))
+    if not len(chosen):
         return 0
-    ids = images["image_id"].combine_chunks()
-    number_of = dict(zip(images["name"].take(pa.array(chosen)).to_pylist(), chosen, strict=True))
 
-    def prepare(name: str, pixels: Pixels) -> tuple[int, Pixels, list[tuple[int, Pixels]]]:
-        image = number_of[name]
+    def prepare(number: int, pixels: Pixels) -> tuple[int, Pixels, list[tuple[int, Pixels]]]:
+        image = int(chosen[number])
         asked = np.flatnonzero(~known[image]).tolist()
-        image_id = ids[image].as_py()
+        image_id = images["image_id"][image].as_py()
         return image, pixels, [(view, views.pixels_of(pixels, image_id, view, *how)) for view in asked]
 
+    # A name at a time: of a million images all would be a hundred megabytes.
+    names = (images["name"][image].as_py() for image in chosen)
     how = settings.augmentation, settings.seed
     under_way: deque[npt.NDArray[np.intp]] = deque()  # the places of batches that the engine has taken
 
     def stream() -> Iterator[tuple[int, int, Pixels]]:
-        for _, (image, pixels, made) in pictures.mapped(prepare, number_of, settings.image_size, settings.threads):
+        for _, (image, pixels, made) in pictures.mapped(prepare, names, settings.image_size, settings.threads):
             if not pixels_known[image]:
                 memo.add_pixels(image, pixels)
             yield from ((image, view, picture) for view, picture in made)

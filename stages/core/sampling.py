@@ -7,7 +7,7 @@ file: no more than a few numbers an image are held beside it. Splits are int8 [i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ Splits = npt.NDArray[np.int8]
 # these, so that the held-out sets keep every image they came with and training loses the leak.
 HELD_OUT_FIRST = ("test", "val", "train")
 TEST, VAL, TRAIN, NOT_GIVEN = range(4)  # ranks: the smaller, the further held out
-BLOCK = 4096  # texts that are Python's at a time
+BLOCK = 4096  # ids that are Python's texts at a time
 
 
 @dataclass(frozen=True)
@@ -45,25 +45,21 @@ def assign(images: pa.Table, fractions: Fractions, seed: int) -> Splits:
     arrive later leave every other group where it was. An exactly stratified draw could not promise
     that; the price is a binomial error in the shares, which `summary` reports.
     """
-    group_of = _numbers(images["group"])
+    group_of = _group_of(images)
     given = _given(images)
     drawn = _draw(_smallest(given, group_of), set(given.tolist()), _draws(images, group_of, seed), fractions)
     number_of = np.array([SPLITS.index(split) for split in HELD_OUT_FIRST], np.int8)
     return number_of[drawn][group_of]
 
 
-def _draws(images: pa.Table, group_of: npt.NDArray[np.int32], seed: int) -> npt.NDArray[np.float64]:
+def _draws(images: pa.Table, group_of: npt.NDArray[np.intp], seed: int) -> npt.NDArray[np.float64]:
     """Uniform in [0, 1), one for each group."""
-    own = np.fromiter((uniform(seed, text) for text in _texts(images["image_id"])), np.float64, len(images))
+    ids = _ids(images["image_id"])
+    own = np.fromiter((uniform(seed, one.tobytes().hex()) for one in ids), np.float64, len(ids))
     order = np.lexsort((own, group_of))
-    anchors = order[np.flatnonzero(np.diff(group_of[order], prepend=-1))]
+    anchors = ids[order[np.flatnonzero(np.diff(group_of[order], prepend=-1))]]
     # The smallest of n uniform draws is small; drawing again from that member's id makes it uniform.
-    drawn = np.zeros(len(images))
-    chosen = np.zeros(len(images), np.bool_)
-    chosen[anchors] = True
-    for at, text in zip(np.flatnonzero(chosen), _texts(images["image_id"].filter(pa.array(chosen))), strict=True):
-        drawn[at] = uniform(seed, f"{text}:split")
-    return drawn[anchors]
+    return np.fromiter((uniform(seed, f"{one.tobytes().hex()}:split") for one in anchors), np.float64, len(anchors))
 
 
 def _draw(
@@ -92,7 +88,7 @@ def uniform(seed: int, text: str) -> float:
 
 def leaked(images: pa.Table) -> int:
     """How many images have a copy in a given split that is held out further than their own."""
-    group_of = _numbers(images["group"])
+    group_of = _group_of(images)
     given = _given(images)
     return int(((given != NOT_GIVEN) & (given > _smallest(given, group_of)[group_of])).sum())
 
@@ -103,23 +99,26 @@ def _given(images: pa.Table) -> npt.NDArray[np.int8]:
     return np.asarray(found.fill_null(NOT_GIVEN)).astype(np.int8)
 
 
-def _smallest(ranks: npt.NDArray[np.int8], group_of: npt.NDArray[np.int32]) -> npt.NDArray[np.int8]:
+def _smallest(ranks: npt.NDArray[np.int8], group_of: npt.NDArray[np.intp]) -> npt.NDArray[np.int8]:
     """Int8 [groups], of each group's members."""
     found = np.full(int(group_of.max(initial=-1)) + 1, NOT_GIVEN, np.int8)
     np.minimum.at(found, group_of, ranks)
     return found
 
 
-def _numbers(texts: pa.ChunkedArray) -> npt.NDArray[np.int32]:
-    """A number for each different text, from 0 on."""
-    return np.concatenate(
-        [np.zeros(0, np.int32), *(chunk.indices.to_numpy() for chunk in texts.dictionary_encode().chunks)]
-    )
+def _group_of(images: pa.Table) -> npt.NDArray[np.intp]:
+    """Int [images], the number of each image's group, from 0 on."""
+    # As bytes, which NumPy sorts: rows of numbers it would not.
+    return np.unique(_ids(images["group"]).view("S32"), return_inverse=True)[1].reshape(-1)
 
 
-def _texts(column: pa.ChunkedArray) -> Iterator[str]:
+def _ids(column: pa.ChunkedArray) -> npt.NDArray[np.uint8]:
+    """Ids of 64 hexadecimal digits as bytes, [images, 32]."""
+    found = np.empty((len(column), 32), np.uint8)
     for start in range(0, len(column), BLOCK):
-        yield from column.slice(start, BLOCK).to_pylist()
+        block = "".join(column.slice(start, BLOCK).to_pylist())
+        found[start : start + BLOCK] = np.frombuffer(bytes.fromhex(block), np.uint8).reshape(-1, 32)
+    return found
 
 
 def summary(labels: pa.ChunkedArray, splits: Splits, moved: int, classes: list[str]) -> dict[str, Any]:
@@ -166,12 +165,11 @@ def check(report: Mapping[str, Any], minimum: int) -> list[str]:
 
 def digest(images: pa.Table, splits: Splits) -> str:
     """SHA-256 over every image's id, label and split, hex: names the data a model was made from, in whatever order."""
-    ids = np.frombuffer(b"".join(map(bytes.fromhex, _texts(images["image_id"]))), ">u8").reshape(-1, 4)
-    names = images["label"].unique().to_pylist()  # in the order of _numbers
-    alphabetical = np.argsort(np.argsort(names))
-    label_of = _numbers(images["label"])
-    split_names = np.argsort(np.argsort(SPLITS))
+    ids = _ids(images["image_id"])
+    names = images["label"].unique().to_pylist()
+    label_of = np.asarray(pc.index_in(images["label"], pa.array(names, pa.string())), np.intp)
+    by_label, by_split = np.argsort(np.argsort(names))[label_of], np.argsort(np.argsort(SPLITS))[splits]
     found = hashlib.sha256()
-    for at in np.lexsort((alphabetical[label_of], split_names[splits], *ids.T[::-1])).tolist():
+    for at in np.lexsort((by_label, by_split, *ids.view(">u8").T[::-1])):
         found.update(f"{ids[at].tobytes().hex()} {SPLITS[splits[at]]} {names[label_of[at]]}\n".encode())
     return found.hexdigest()

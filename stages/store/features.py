@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stages.core.schemas import FEATURES, SPLITS
 from stages.store import documents, tables, tensors
@@ -37,10 +39,10 @@ class FeatureWriter:
     ) -> None:
         """`images` is of schemas.SPLIT, ordered by name. A shape of None leaves that set out."""
         self._folder, self._images, self._rows_per_shard = folder, images, rows_per_shard
-        names = images["split"].to_numpy(zero_copy_only=False)
-        self.splits: npt.NDArray[np.int8] = np.select([names == split for split in SPLITS], [0, 1, 2]).astype(np.int8)
+        numbers = pc.index_in(images["split"].combine_chunks(), pa.array(SPLITS))
+        self.splits: npt.NDArray[np.int8] = np.asarray(numbers).astype(np.int8)
         self.views = np.where(self.splits == 0, views, 1)  # int [images], how many views each image has
-        self._number = np.zeros(len(names), np.intp)  # of an image within its split
+        self._number = np.zeros(len(images), np.intp)  # of an image within its split
         self._sets: dict[tuple[str, int], tensors.Writer] = {}
         for code, split in enumerate(SPLITS):
             chosen = self.splits == code
@@ -120,11 +122,22 @@ class FeatureWriter:
 class Examples:
     """One split of one kind of tensor: N images of K views each."""
 
-    names: list[str]
-    image_ids: list[str]
+    images: pa.Table  # name, image_id
     labels: npt.NDArray[np.int32]  # [N], index into the classes
     places: npt.NDArray[np.int32]  # [N, K, 2], (shard, row) of each view
     reader: tensors.Reader
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Of the images, N."""
+        found: list[str] = self.images["name"].to_pylist()
+        return found
+
+    @cached_property
+    def image_ids(self) -> list[str]:
+        """Of the images, N."""
+        found: list[str] = self.images["image_id"].to_pylist()
+        return found
 
     def take(self, images: npt.NDArray[np.intp], views: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
         """The tensor of view `views[i]` of image `images[i]`, stacked: [n, *shape], as stored."""
@@ -143,23 +156,37 @@ class FeatureReader:
         self._folder = folder
         self.trunk: dict[str, Any] = documents.read(folder / "trunk.json")
         self.classes: list[str] = self.trunk["classes"]
-        self._index = tables.read(folder / "index.parquet", FEATURES).to_pandas()
+        images, places = [], []
+        self._rows = dict.fromkeys(SPLITS, 0)
+        # A name stands in the index once a view; kept is one of each.
+        for rows in tables.batches(folder / "index.parquet", FEATURES, FEATURES.names):
+            images.append(rows.filter(pc.equal(rows["view"], 0)).select(["name", "image_id", "label", "split"]))
+            places.append(np.stack([rows["shard"].to_numpy(), rows["row"].to_numpy()], axis=-1))
+            for split in SPLITS:
+                self._rows[split] += _count(rows, split)
+        self._images = pa.concat_tables(images)
+        self._places = np.concatenate(places)
 
     def examples(self, kind: str, split: str) -> Examples:
         """`kind` is pooled, activations or pixels."""
-        index = self._index[self._index["split"] == split]
-        first = index[index["view"] == 0]
-        views = len(index) // max(len(first), 1)
+        # The index is ordered by split, as SPLITS are: a split's rows stand together.
+        before = SPLITS[: SPLITS.index(split)]
+        first, row = sum(_count(self._images, one) for one in before), sum(self._rows[one] for one in before)
+        count = _count(self._images, split)
+        views = self._rows[split] // max(count, 1)
+        images = self._images.slice(first, count)
         if kind == "pixels":  # one row per image, in name order, in shards as long as the others
-            number = np.arange(len(first))
-            places = np.stack(np.divmod(number, self.trunk["settings"]["rows_per_shard"]), -1)[:, None]
+            places = np.stack(np.divmod(np.arange(count), self.trunk["settings"]["rows_per_shard"]), -1)[:, None]
         else:
-            places = index[["shard", "row"]].to_numpy().reshape(len(first), views, 2)
-        number_of = {label: number for number, label in enumerate(self.classes)}
+            places = self._places[row : row + count * views].reshape(count, views, 2)
+        numbers = pc.index_in(images["label"].combine_chunks(), pa.array(self.classes, pa.string()))
         return Examples(
-            names=first["name"].tolist(),
-            image_ids=first["image_id"].tolist(),
-            labels=first["label"].map(number_of).to_numpy(np.int32),
+            images=images.select(["name", "image_id"]),
+            labels=np.asarray(numbers, np.int32),
             places=places.astype(np.int32),
             reader=tensors.Reader(self._folder, f"{kind}-{split}"),
         )
+
+
+def _count(images: pa.Table, split: str) -> int:
+    return int(pc.sum(pc.equal(images["split"], split)).as_py() or 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -22,31 +22,32 @@ RAW = Path("data/download/images")
 AHEAD = 8  # pictures per thread that are prepared before they are asked for
 
 
-def read(names: Collection[str], size: int, folder: Path = RAW) -> Iterator[tuple[str, Pixels]]:
+def read(names: Iterable[str], size: int, folder: Path = RAW) -> Iterator[tuple[str, Pixels]]:
     """(name, uint8 [size, size, 3]) of every named image, decoded and resized as for training.
 
-    Raises IntegrityError where a named image is missing or does not decode: validate accepted it.
+    `names` ascend, as the shards' do: so none needs to be remembered. Raises IntegrityError where one is missing or
+    does not decode, though validate accepted it.
     """
     return mapped(lambda _, pixels: pixels, names, size, 1, folder)
 
 
 def mapped(
-    function: Callable[[str, Pixels], T], names: Collection[str], size: int, threads: int, folder: Path = RAW
+    function: Callable[[int, Pixels], T], names: Iterable[str], size: int, threads: int, folder: Path = RAW
 ) -> Iterator[tuple[str, T]]:
-    """(name, function(name, pixels)) as `read` gives them, in its order, computed by threads some pictures ahead."""
+    """(name, function(its number among `names`, pixels)) as `read` gives them, computed by threads some ahead."""
 
-    def work(name: str, data: bytes) -> T:
+    def work(number: int, name: str, data: bytes) -> T:
         try:
             pixels = images.decode_resized(data, size)
         except images.Undecodable as error:
             raise IntegrityError(f"{name}: accepted by validate but {error}; run dvc repro --force") from error
-        return function(name, pixels)
+        return function(number, pixels)
 
     waiting: deque[tuple[str, Future[T]]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
-        for name, data in read_bytes(names, folder):
-            waiting.append((name, pool.submit(work, name, data)))
+        for number, (name, data) in enumerate(read_bytes(names, folder)):
+            waiting.append((name, pool.submit(work, number, name, data)))
             if len(waiting) > threads * AHEAD:
                 first, done = waiting.popleft()
                 yield first, done.result()
@@ -56,17 +57,18 @@ def mapped(
         pool.shutdown(cancel_futures=True)
 
 
-def read_bytes(names: Collection[str], folder: Path = RAW) -> Iterator[tuple[str, bytes]]:
-    """(name, file bytes) of every named image, one row group in memory at a time."""
-    wanted = set(names)
-    if not wanted:
+def read_bytes(names: Iterable[str], folder: Path = RAW) -> Iterator[tuple[str, bytes]]:
+    """(name, file bytes) of every named image, one row group in memory at a time. `names` ascend."""
+    left = iter(names)
+    wanted = next(left, None)
+    if wanted is None:
         return
     for row in tables.iterate(folder, IMAGES, ["name", "bytes"]):
-        if row["name"] in wanted:
-            wanted.discard(row["name"])
+        if row["name"] > wanted:
+            break
+        if row["name"] == wanted:
             yield row["name"], row["bytes"]
-            if not wanted:
+            wanted = next(left, None)
+            if wanted is None:
                 return
-    if wanted:
-        first = min(wanted)
-        raise IntegrityError(f"{folder}: {len(wanted)} accepted images are missing, first {first!r}; run dvc repro")
+    raise IntegrityError(f"{folder}: {wanted!r}, which validate accepted, is missing; run dvc repro")

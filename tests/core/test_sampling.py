@@ -20,7 +20,8 @@ FRACTIONS = sampling.Fractions(val=0.15, test=0.15, test_from_val=0.2)
 
 def row(number: int, group: int | None = None, given_split: str | None = None) -> dict[str, Any]:
     image_id = hashlib.sha256(str(number).encode()).hexdigest()
-    return {"image_id": image_id, "group": image_id if group is None else f"group {group}", "given_split": given_split}
+    of_group = image_id if group is None else hashlib.sha256(f"group {group}".encode()).hexdigest()
+    return {"image_id": image_id, "group": of_group, "given_split": given_split}
 
 
 def table(rows: list[dict[str, Any]], per_chunk: int = 7) -> pa.Table:
