@@ -92,7 +92,9 @@ def _plan(repo: Any, targets: Sequence[str]) -> list[Planned]:
     looked_at = graph.subgraph(stage for stage in stages if stage in wanted)
     place = {stage: number for number, stage in enumerate(stages)}
     ordered = networkx.lexicographical_topological_sort(looked_at.reverse(), key=place.__getitem__)
-    locks = {one.path: one.dvcfile.lockfile_contents.get("stages", {}) for one in stages}
+    # Each stage would read its dvc.lock by itself, and a lock takes longer to parse than all else here.
+    files = {one.path: one.dvcfile for one in stages}
+    locks = {path: file.lockfile_contents.get("stages", {}) for path, file in files.items()}
 
     planned: dict[Any, Planned] = {}
     for stage in ordered:
