@@ -156,7 +156,9 @@ def _facts(names: list[str], accepted: pa.Table) -> list[dict[str, Any]]:
     if place.null_count:
         first = names[place.is_null().index(True).as_py()]
         raise IntegrityError(f"{FACTS_TABLE}: {first!r} is not in it, though split drew it; run dvc repro")
-    copies = {row["values"]: row["counts"] for row in accepted["group"].value_counts().to_pylist() if row["counts"] > 1}
+    counted = accepted["group"].value_counts()
+    several = counted.filter(pc.greater(pc.struct_field(counted, "counts"), 1)).to_pylist()
+    copies = {row["values"]: row["counts"] for row in several}
     return [{**row, "copies": copies.get(row["group"], 1)} for row in found.take(place).to_pylist()]
 
 
