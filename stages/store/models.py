@@ -80,7 +80,10 @@ def weights_digest(model: keras.Model) -> str:
 
 
 def save(model: keras.Model, path: Path) -> None:
-    """Write a `.keras` file without the dates and memory addresses Keras puts in: same model, same bytes."""
+    """Write a `.keras` file without the dates and memory addresses Keras puts in: same model, same bytes.
+
+    Nor does it hold how the model was trained: a loss of this project would be looked for wherever it is loaded.
+    """
     dated = path.with_name(f".{path.name}")
     model.save(dated.with_suffix(".keras"), include_optimizer=False)
     with zipfile.ZipFile(dated) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
@@ -92,10 +95,19 @@ def save(model: keras.Model, path: Path) -> None:
                 data = json.dumps(metadata, sort_keys=True).encode()
             elif name == "config.json":
                 config = json.loads(data)
+                _forget_compilation(config)
                 _renumber(config, {})
                 data = json.dumps(config).encode()
             target.writestr(zipfile.ZipInfo(name, EPOCH), data)
     dated.unlink()
+
+
+def _forget_compilation(part: Any) -> None:
+    """Remove loss, optimizer and metrics of a model and of the models in it."""
+    if isinstance(part, dict):
+        part.pop("compile_config", None)
+    for value in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        _forget_compilation(value)
 
 
 def _renumber(part: Any, numbers: dict[int, int]) -> None:
@@ -116,5 +128,5 @@ def load(path: Path) -> keras.Model:
 
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+    except (TypeError, ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
         raise IntegrityError(f"{path}: not a readable Keras model ({error}); run dvc repro to rebuild it") from error

@@ -80,6 +80,24 @@ def test_saving_twice_gives_the_same_bytes_without_dates_or_addresses(tmp_path: 
     np.testing.assert_array_equal(np.asarray(loaded(pixels)), np.asarray(small_model()(pixels)))
 
 
+def test_a_model_is_saved_without_how_it_was_trained(tmp_path: Path) -> None:
+    import keras
+
+    from stages.core import classifier, objective
+
+    head = classifier.head(4, 2, 0.0, 1)
+    head.compile(optimizer=keras.optimizers.AdamW(0.1), loss=objective.loss(0.1, 2.0, [1.0, 2.0]), metrics=["accuracy"])
+    features = keras.Input((4,))
+    for name, model in {"head": head, "around": keras.Model(features, head(features))}.items():
+        models.save(model, tmp_path / f"{name}.keras")
+        with zipfile.ZipFile(tmp_path / f"{name}.keras") as file:
+            config = file.read("config.json").decode()
+        assert "compile_config" not in config
+        assert "objective" not in config
+        loaded = models.load(tmp_path / f"{name}.keras")
+        np.testing.assert_array_equal(np.asarray(loaded(np.ones((1, 4)))), np.asarray(model(np.ones((1, 4)))))
+
+
 def test_a_damaged_or_scripted_model_is_refused(tmp_path: Path) -> None:
     import keras
 
