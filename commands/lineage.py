@@ -25,6 +25,7 @@ def lineage(
 
     The file is told by its bytes, wherever it lies, among all that dvc.lock records now or did at any commit.
     """
+    from flows.faults import Refused
     from flows.lineage import NotFound, Unknown, trace
 
     if not file.exists():
@@ -39,7 +40,7 @@ def lineage(
                 _show(file, found.record())
     except Unknown as error:
         raise ConfigError(str(error)) from error
-    except NotFound as error:
+    except (NotFound, Refused) as error:
         raise EnvironmentFault(str(error)) from error
 
 

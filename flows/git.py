@@ -59,15 +59,18 @@ def is_tracked(root: Path, path: str) -> bool:
 def commits_of(root: Path, path: str) -> list[tuple[str, str]]:
     """(SHA, `date author: subject`) of the commits of all branches and tags that changed a file, the newest first.
 
-    Empty where the folder is in no repository.
+    Also those of a branch that was merged with another's file kept, and is gone. Empty where the folder is in no
+    repository.
     """
-    done = _git(root, "log", "--all", "--format=%H %cs %an: %s", "--", path, check=False)
+    done = _git(root, "log", "--all", "--full-history", "--format=%H %cs %an: %s", "--", path, check=False)
     return [(line[:40], line[41:]) for line in done.stdout.splitlines()]
 
 
-def content(root: Path, commit: str, path: str) -> str | None:
-    """A text file as a commit has it; None where it has none. `path` is relative to `root`."""
-    done = _git(root, "show", f"{commit}:./{path}", check=False)
+def content(root: Path, commit: str, path: str) -> bytes | None:
+    """A file as a commit has it; None where it has none. `path` is relative to `root`."""
+    command = ["git", "show", f"{commit}:./{path}"]
+    # Not _git, which takes line ends for its own.
+    done = subprocess.run(command, cwd=root, capture_output=True, timeout=60, stdin=subprocess.DEVNULL)
     return done.stdout if done.returncode == 0 else None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,9 +55,18 @@ class Entry:
 class Lineage:
     """The entries that led to one file."""
 
-    def __init__(self, project: _Project, versions: list[Version], entry: Entry, path: str) -> None:
+    def __init__(self, project: _Project, versions: list[Version], matches: list[tuple[Entry, str]]) -> None:
+        """`matches` are the entries with an output of these bytes, and its path there; the first is followed."""
+        entry, path = matches[0]
         self._project, self._versions, self._path = project, versions, path
         self._doubts: list[str] = []
+        # The same outputs of other code or parameters are the same result; another result that shares this file is not.
+        others = [other for other, _ in matches if other.lock.get("outs") != entry.lock.get("outs")]
+        if others:
+            self._doubts.append(
+                f"the same bytes were also written in another run: by {others[0].stage}, recorded "
+                f"{others[0].version.recorded}; give a file that tells them apart, as the model itself"
+            )
         self._entries = {entry.stage: entry}
         self._entry = entry
         self._follow(entry)
@@ -204,6 +214,7 @@ def trace(root: Path, file: Path) -> Iterator[Lineage]:
         project = _Project(repo)
         versions = project.versions()
         unseen = 0
+        matches: list[tuple[Entry, str]] = []
         # The last that recorded it: later stages of one run are recorded after earlier ones.
         for version in versions:
             for stage in reversed(version.stages):
@@ -212,10 +223,10 @@ def trace(root: Path, file: Path) -> Iterator[Lineage]:
                     if listing is None:
                         unseen += 1
                     elif set(wanted) <= set(listing.values()):
-                        name = next(name for name, md5 in listing.items() if md5 == wanted[0])
-                        path = f"{out['path']}/{name}".rstrip("/")
-                        yield Lineage(project, versions, first(versions, stage, version), path)
-                        return
+                        matches.append((first(versions, stage, version), _place(out["path"], listing, wanted)))
+        if matches:
+            yield Lineage(project, versions, matches)
+            return
     looked = f"{len(versions)} version{'s' if len(versions) != 1 else ''} of {LOCK}"
     if unseen:
         raise NotFound(
@@ -245,6 +256,7 @@ class _Project:
         found: dict[str, Version] = {}
         for commit, text, said in self._history():
             # From the newest on: an older commit with the same content is the one that recorded it.
+            found.pop(text, None)
             found[text] = Version(said, commit, _stages(text))
         here = self._root / LOCK
         if here.is_file():
@@ -257,15 +269,16 @@ class _Project:
 
     def _history(self) -> Iterator[tuple[str, str, str]]:
         for commit, said in git.commits_of(self._root, LOCK):
-            text = git.content(self._root, commit, LOCK)
-            if text:
+            content = git.content(self._root, commit, LOCK)
+            if content:
+                text = content.decode("utf-8", "replace")
                 yield commit, text, printable(f"by commit {commit[:12]} of {said}")
 
     def md5_at(self, commit: str, path: str) -> str | None:
         """MD5 (hex) of a module as a commit has it; None where it has none."""
         if (commit, path) not in self._modules:
-            text = git.content(self._root, commit, path)
-            found = None if text is None else hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+            content = git.content(self._root, commit, path)
+            found = None if content is None else hashlib.md5(content, usedforsecurity=False).hexdigest()
             self._modules[commit, path] = found
         return self._modules[commit, path]
 
@@ -319,15 +332,20 @@ def _stages(text: str) -> dict[str, dict[str, Any]]:
     return stages if isinstance(stages, dict) else {}
 
 
+def _place(out: str, listing: dict[str, str], wanted: list[str]) -> str:
+    """Where the wanted files lie in an output: a file, or the folder that holds them all."""
+    names = [name for name, md5 in listing.items() if md5 in wanted]
+    inside = names[0] if len(wanted) == 1 else posixpath.commonpath(names)
+    return f"{out}/{inside}".rstrip("/")
+
+
 def _within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(f"{folder}/")
 
 
 def _dir_md5(listing: dict[str, str]) -> str:
     """DVC's name for a folder of these files: the MD5 of its listing as JSON, ordered by path."""
-    entries = [
-        {"md5": md5, "relpath": path} for path, md5 in sorted(listing.items(), key=lambda item: item[0].split("/"))
-    ]
+    entries = [{"md5": md5, "relpath": path} for path, md5 in sorted(listing.items())]
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 

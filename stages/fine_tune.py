@@ -35,7 +35,28 @@ log = logging.getLogger(__name__)
 FEATURES = Path("data/feature_extract")
 OUT = Path("data/fine_tune")
 REPORT = Path("reports/fine_tune")
-# Of keras.optimizers, which parameters may not import; a test compares.
+# Keras's optimizers with what each takes beside EVERY, as parameters are checked without Keras; a test compares.
+# Not among them: averaged weights (use_ema), as the best epoch's own are kept, and gradient_accumulation_steps, which
+# a schedule does not count; batch_size does the same.
+EVERY = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor")
+MOMENTS = ("beta_1", "beta_2", "epsilon")
+OPTIMIZERS: dict[str, tuple[str, ...]] = {
+    "SGD": ("momentum", "nesterov"),
+    "RMSprop": ("rho", "momentum", "epsilon", "centered"),
+    "Adam": (*MOMENTS, "amsgrad"),
+    "AdamW": (*MOMENTS, "amsgrad"),
+    "Adadelta": ("rho", "epsilon"),
+    "Adagrad": ("initial_accumulator_value", "epsilon"),
+    "Adamax": MOMENTS,
+    "Adafactor": ("beta_2_decay", "epsilon_1", "epsilon_2", "clip_threshold", "relative_step"),
+    "Nadam": MOMENTS,
+    "Ftrl": (
+        "learning_rate_power", "initial_accumulator_value", "l1_regularization_strength",
+        "l2_regularization_strength", "l2_shrinkage_regularization_strength", "beta",
+    ),
+    "Lion": ("beta_1", "beta_2"),
+    "Lamb": MOMENTS,
+}  # fmt: skip
 Optimizer = Literal[
     "SGD", "RMSprop", "Adam", "AdamW", "Adadelta", "Adagrad", "Adamax", "Adafactor", "Nadam", "Ftrl", "Lion", "Lamb",
 ]  # fmt: skip
@@ -71,7 +92,7 @@ class FineTuneParams(StageParams):
         "none", description="balanced: every class weighs alike in the loss, however few its images"
     )
     optimizer: Optimizer = Field("Adam", description="Keras's name")
-    optimizer_arguments: dict[str, float | bool] = Field(
+    optimizer_arguments: dict[str, int | float | bool] = Field(
         {}, description="the optimizer's own, e.g. {weight_decay: 0.004}; not its learning rate"
     )
     head: Phase = Field(Phase(epochs=20, learning_rate=1e-3), description="phase 1; learning_rate is required")
@@ -108,6 +129,11 @@ class FineTuneParams(StageParams):
             if getattr(self, phase).warm_up > getattr(self, phase).epochs:
                 received = getattr(self, phase).warm_up
                 yield Problem(f"fine_tune.{phase}.warm_up", f"received {received:g}; must be at most the epochs")
+        legal = [*OPTIMIZERS[self.optimizer], *EVERY]
+        for name in self.optimizer_arguments:
+            if name not in legal:
+                problem = f"{self.optimizer} does not take it here; it takes {', '.join(legal)}"
+                yield Problem(f"fine_tune.optimizer_arguments.{name}", problem)
         if self.head.epochs == self.tail.epochs == 0:
             yield Problem("fine_tune.head.epochs", "received 0, as is tail.epochs; nothing would be trained")
         if self.from_scratch and not extract.pixels:

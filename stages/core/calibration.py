@@ -30,13 +30,14 @@ def scaled(probabilities: Floats, temperature: float) -> Floats:
 
 
 def temperature(probabilities: Floats, labels: Ints) -> float:
-    """The temperature under which `labels` int [N] have the least cross-entropy; 1 for no images.
+    """The temperature under which `labels` int [N] have the least cross-entropy.
 
-    Above 1 the probabilities were too sure. Where every image is right, the least of all, COLDEST, wins.
+    Above 1 the probabilities were too sure. 1 where every image is right, or there is none: then the lower the
+    temperature the better, without end.
     """
     from scipy.optimize import minimize_scalar
 
-    if not len(labels):
+    if (probabilities.argmax(1) == labels).all():
         return 1.0
 
     def loss(exponent: float) -> float:

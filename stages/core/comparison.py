@@ -6,6 +6,7 @@ the images they disagree on show.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def _newcombe(both: int, only_this: int, only_other: int, neither: int) -> tuple
     agreement: float = both * neither - only_this * only_other
     if agreement > 0:
         agreement = max(agreement - images / 2, 0)  # his correction for continuity
-    correlation = agreement / np.sqrt(margins) if margins else 0.0
+    correlation = agreement / math.sqrt(margins) if margins else 0.0
 
     def spread(one: float, another: float) -> float:
         return float(np.sqrt(max(0.0, one**2 - 2 * correlation * one * another + another**2)))

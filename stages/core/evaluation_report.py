@@ -50,7 +50,11 @@ def build(
     _calibration(page, result["calibration"])
     _thresholds(page, result["thresholds"])
     page.heading("Worst mistakes", id="mistakes")
-    page.paragraph("Test images with the largest loss first." if mistakes else "No test image was classified wrongly.")
+    page.paragraph(
+        "No test image was classified wrongly."
+        if test["accuracy"] == 1
+        else f"Test images with the largest loss first, {len(mistakes):,} of them (`evaluate.mistakes` says how many)."
+    )
     page.gallery(mistakes)
     page.heading("Doubtful labels", id="labels")
     page.paragraph(
@@ -58,7 +62,7 @@ def build(
         "test images are doubtful: the model, which did not train on them, takes each for another class with at least "
         "the certainty it has on average of that class's own images (confident learning). The surest first; look at "
         "them, and correct the label or say in data/review/decisions.csv that the image is out."
-        if doubts
+        if result["doubtful_labels"]
         else "None of the validation and test images is as sure of another class as that class's own images are."
     )
     page.gallery(doubts)
@@ -77,7 +81,7 @@ def _baselines(page: Page, result: Mapping[str, Any]) -> None:
             f"Over {NAMES[name]}: {compared['gain']:+.4f} accuracy on the same {compared['images']:,} test images "
             f"(95 % interval {compared['gain_low']:+.4f} to {compared['gain_high']:+.4f}). Only this model was right "
             f"on {compared['only_this_right']:,}, only the other on {compared['only_other_right']:,}; as uneven or "
-            f"more so by chance in {100 * compared['p_value']:.2g} % of cases."
+            f"more so by chance in {_percent(compared['p_value'])} of cases."
         )
     models = [("this model", result["test"])]
     models += [(NAMES[name], both["test"]) for name, both in result["baselines"].items()]
@@ -129,7 +133,7 @@ def _slices(page: Page, rows: Sequence[Mapping[str, Any]]) -> None:
             for row in rows
         ],
         caption="Apart: the slice's 95 % interval does not hold the accuracy of all test images. Of many slices one "
-        "in twenty is so by chance.",
+        "in twenty is so by chance. Of a kind with many slices the 20 with most images.",
         sortable=True,
     )  # fmt: skip
 
@@ -138,11 +142,13 @@ def _calibration(page: Page, found: Mapping[str, Any]) -> None:
     page.heading("Are its probabilities honest?", id="calibration")
     before, after = found["before"]["error"], found["after"]["error"]
     sure = "too sure" if found["temperature"] > 1 else "not sure enough"
-    page.paragraph(
-        f"Expected calibration error on the test images {before:.4f}. A temperature of {found['temperature']:.3g}, "
-        f"fitted on the validation images, on which the model was {sure}, makes it {after:.4f}. It changes no label; "
-        "the exported model does not apply it."
+    fitted = (
+        f"A temperature of {found['temperature']:.3g}, fitted on the validation images, on which the model was {sure}, "
+        f"makes it {after:.4f}. It changes no label; the exported model does not apply it."
+        if found["temperature"] != 1
+        else "No temperature is fitted where every validation image is right: the surest would seem the best."
     )
+    page.paragraph(f"Expected calibration error on the test images {before:.4f}. {fitted}")
     page.reliability(
         [
             (said, style, [(row["confidence"], row["accuracy"], row["images"]) for row in found[name]["bins"]])
@@ -165,6 +171,10 @@ def _thresholds(page: Page, rows: Sequence[Mapping[str, Any]]) -> None:
         ],
         caption="Test images; the rest is left to people.",
     )  # fmt: skip
+
+
+def _percent(chance: float) -> str:
+    return f"{100 * chance:.3g} %" if chance >= 0.0001 else "less than 0.01 %"
 
 
 def verdict(result: Mapping[str, Any]) -> tuple[Any, str]:

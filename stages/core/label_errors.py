@@ -2,7 +2,7 @@
 
 Confident learning (Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR
 70, 2021): an image counts as class j where its probability of j reaches the mean that images labelled j have. One that
-so counts as another class than its label says is suspected.
+so counts as another class than its label says, and to which the model gives more than to its label, is suspected.
 """
 
 from __future__ import annotations

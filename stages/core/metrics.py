@@ -19,8 +19,8 @@ def evaluate(probabilities: Floats, labels: Ints, classes: Sequence[str], resamp
     """Everything about one model on one split.
 
     `probabilities` is float [N, C], rows summing to 1; `labels` int [N] indexes `classes`. Numbers are
-    plain floats. `_low` and `_high` bound a 95 % interval: Wilson's for accuracy, a percentile
-    bootstrap over images for the rest.
+    plain floats; one that cannot be told is absent. `_low` and `_high` bound a 95 % interval: Wilson's for
+    accuracy, a percentile bootstrap over images for the rest.
     """
     predicted = probabilities.argmax(1)
     numbers = np.arange(len(classes))
@@ -48,7 +48,8 @@ def evaluate(probabilities: Floats, labels: Ints, classes: Sequence[str], resamp
         for number, label in enumerate(classes)
     }
     result["confusion"] = reference.confusion_matrix(labels, predicted, labels=numbers).tolist()
-    return result
+    # Of one class alone there is no ROC curve.
+    return {name: value for name, value in result.items() if not (isinstance(value, float) and np.isnan(value))}
 
 
 def cross_entropy(probabilities: Floats, labels: Ints) -> Floats:
@@ -83,7 +84,8 @@ def bootstrap(probabilities: Floats, labels: Ints, resamples: int, seed: int) ->
         weights = random.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), size=count)
         for name, values in weighted(probabilities, labels, weights.astype(np.float64)).items():
             draws.setdefault(name, []).append(values)
-    bounds = {name: np.nanpercentile(np.concatenate(parts), [2.5, 97.5]) for name, parts in draws.items()}
+    whole = {name: np.concatenate(parts) for name, parts in draws.items()}
+    bounds = {name: np.nanpercentile(all_, [2.5, 97.5]) for name, all_ in whole.items() if not np.isnan(all_).all()}
     return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
 
 
@@ -145,7 +147,7 @@ def headline(result: Mapping[str, Any]) -> dict[str, Any]:
     figures = ("accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_f1", "loss", "roc_auc")
     return {
         "val": {name: result["val"][name] for name in ("accuracy", "loss")},
-        "test": {name: result["test"][name] for name in figures}
+        "test": {name: result["test"][name] for name in figures if name in result["test"]}
         | {"calibration_error": result["calibration"]["before"]["error"]},
         "gain_over": {
             baseline: {name: compared[name] for name in ("gain", "gain_low", "gain_high")}

@@ -123,7 +123,14 @@ def _ids(column: pa.ChunkedArray) -> npt.NDArray[np.uint8]:
 
 def summary(labels: pa.ChunkedArray, splits: Splits, moved: int, classes: list[str]) -> dict[str, Any]:
     """Counts per split and class, the share each split got, and how many leaked images were moved."""
-    number_of = np.asarray(pc.index_in(labels, pa.array(classes, pa.string())), np.intp)
+    found = pc.index_in(labels, pa.array(classes, pa.string()))
+    if found.null_count:
+        label = labels.filter(pc.is_null(found))[0].as_py()
+        raise DataRejected(
+            f"label {label!r} is none of the classes ({', '.join(classes)}), so its images cannot be trained on; "
+            "add it to validate.classes, or let validate reject such labels"
+        )
+    number_of = np.asarray(found, np.intp)
     cells = np.bincount(splits.astype(np.intp) * len(classes) + number_of, minlength=len(SPLITS) * len(classes))
     counts = dict(zip(SPLITS, cells.reshape(len(SPLITS), len(classes)).tolist(), strict=True))
     total = max(len(labels), 1)

@@ -49,6 +49,11 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says(images: int, cel
     assert 0.93 <= inside / 1000 <= 0.99
 
 
+def test_a_million_images_are_no_trouble() -> None:
+    found = comparison.paired(*outcomes(500_000, 40_000, 39_000, 421_000))
+    assert found["gain_low"] < found["gain"] == 0.001 < found["gain_high"]
+
+
 def test_a_gain_hidden_by_separate_intervals_is_seen() -> None:
     """93 % against 90 % of 500: their Wilson intervals overlap, yet the models disagree one way only."""
     from stages.core.metrics import wilson

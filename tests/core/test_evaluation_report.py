@@ -77,9 +77,15 @@ def test_the_page_shows_the_figures_and_escapes_labels() -> None:
     assert "Expected calibration error on the test images 0.0000. A temperature of 1.5" in page
     assert "Labels of 1 of 400 validation and test images are doubtful" in page
     assert "<polyline class='now' points='90.0,10.0'/>" in page
+    hidden = evaluation_report.build(CLASSES, figures, [], [], [])  # evaluate.mistakes: 0
+    assert "No test image was classified wrongly" not in hidden
+    assert "Labels of 1 of 400" in hidden
+    assert "by chance in less than 0.01 % of cases" in hidden
     many = evaluation_report.build([f"c{n}" for n in range(30)], figures, [], [], [("c1", "c2", 7)])
     assert "Commonest mix-ups" in many
-    assert "No test image was classified wrongly." in many
+    perfect = evaluation_report.build(CLASSES, result(200, 200), [], [], [])
+    assert "No test image was classified wrongly." in perfect
+    assert "by chance in 100 % of cases" in perfect
 
 
 def test_the_card_holds_every_fact_and_no_label_breaks_its_tables() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from sklearn import metrics as reference
@@ -41,6 +43,14 @@ def test_a_missing_class_and_a_perfect_model_are_no_trouble() -> None:
     assert (result["accuracy"], result["balanced_accuracy"], result["roc_auc"]) == (1.0, 1.0, 1.0)
     assert result["per_class"]["c"] == {"images": 0, "precision": 0.0, "recall": 0.0, "f1": 0.0}
     assert result["accuracy_low"] < 1.0
+
+
+def test_of_one_class_there_is_no_curve_and_nothing_that_json_cannot_hold() -> None:
+    labels = np.zeros(5, np.int64)
+    result = metrics.evaluate(np.full((5, 2), 0.5), labels, ["a", "b"], resamples=20, seed=1)
+    assert not {name for name in result if name.startswith("roc_auc")}
+    json.dumps(result, allow_nan=False)
+    assert result["accuracy"] == 1.0
 
 
 def test_wilson_known_value_and_bounds() -> None:

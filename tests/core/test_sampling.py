@@ -156,6 +156,11 @@ def test_as_one_draw_after_another_says() -> None:
         assert split == expected
 
 
+def test_a_label_that_is_no_class_is_named() -> None:
+    with pytest.raises(DataRejected, match=r"label 'wolf' is none of the classes \(a, b\)"):
+        summary(["a", "wolf", "b"], ["train", "val", "train"], 0)
+
+
 def test_many_classes_are_counted() -> None:
     classes = [f"class {number:03}" for number in range(200)]
     report = sampling.summary(pa.chunked_array([classes]), numbers(["test"] * 200), 0, classes)

@@ -73,6 +73,24 @@ def test_a_folder_and_a_file_in_the_working_tree_are_found_too(history: Toy) -> 
     }
 
 
+def test_a_merged_branchs_run_is_found_and_shared_bytes_are_doubted(history: Toy, tmp_path: Path) -> None:
+    toy = history.copy(tmp_path / "copy")
+    toy.git("checkout", "-q", "--force", "-b", "side")
+    toy.set(fine_tune={"value": 7})
+    toy.repro()
+    toy.commit("Tried on a side branch")
+    shutil.copytree(toy.folder / "data/export", tmp_path / "side")
+    toy.git("checkout", "-q", "main")
+    toy.git("merge", "-q", "-s", "ours", "-m", "Keep main's model", "side")
+    toy.git("branch", "-q", "-D", "side")
+    with trace(toy.folder, tmp_path / "side") as found:
+        assert (found.record()["commit"], value(found, "fine_tune")) == (commit(toy, "Tried on a side branch"), 7)
+        assert found.record()["path"] == "data/export/out.txt"
+    # What fine_tune reads is the same in all runs, what it writes is not.
+    with trace(toy.folder, toy.folder / "data/split/out.txt") as found:
+        assert found.record()["doubts"] == []
+
+
 def test_code_that_was_not_committed_is_named(history: Toy, tmp_path: Path) -> None:
     toy = history.copy(tmp_path / "copy")
     (toy.folder / "stage.py").write_text((toy.folder / "stage.py").read_text() + "\n# tried out\n")
