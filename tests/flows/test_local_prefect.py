@@ -10,6 +10,8 @@ from tests.flows.local_prefect import LocalPrefect
 
 pytestmark = pytest.mark.slow
 
+UNDER_WAY = 180  # seconds that a busy machine may take to start a worker and a flow
+
 FLOW = """
 import os, subprocess, sys
 from prefect import flow
@@ -31,13 +33,13 @@ def test_it_runs_restarts_and_leaves_nothing(tmp_path: Path) -> None:
         server.deploy("work/now", entrypoint="work.py:work", pool="cpu")
         worker = server.worker("cpu", "cpu-1", cwd=tmp_path)
         run = server.run("work/now")
-        server.wait_for_state(run, {"Unchanged"}, seconds=30)
-        server.wait_for_log(run, f"in {tmp_path}", seconds=10)
+        server.wait_for_state(run, {"Unchanged"}, seconds=UNDER_WAY)
+        server.wait_for_log(run, f"in {tmp_path}", seconds=UNDER_WAY)
         server.kill()
         server.start()
         assert server.read(run).state_name == "Unchanged"
         lost = server.run("work/now", seconds=600)
-        server.wait_for_state(lost, {"Running"}, seconds=30)
+        server.wait_for_state(lost, {"Running"}, seconds=UNDER_WAY)
         with pytest.raises(AssertionError, match="wanted"):
             server.wait_for_state(lost, {"Completed"}, seconds=1)
         assert len(server.processes()) >= 3
