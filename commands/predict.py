@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import sys
 from collections.abc import Iterator
+from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,31 +24,57 @@ BATCH = 32
 MAX_BYTES = 2**30
 
 
+class Format(StrEnum):
+    """What export writes; see stages/store/exported.py."""
+
+    saved_model = "saved_model"
+    keras = "keras"
+    litert = "litert"
+    litert_int8 = "litert_int8"
+    openvino = "openvino"
+
+
 def predict(
-    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders to search for them.")],
+    paths: Annotated[
+        list[str], typer.Argument(help="Image files, folders to search for them, or patterns as 'a*.jpg'.")
+    ],
     model: Annotated[Path, typer.Option(help="The folder that export wrote.")] = Path("data/export"),
+    format_: Annotated[Format, typer.Option("--format", help="Which exported model answers.")] = Format.saved_model,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image instead of a table.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV instead of a table.")] = False,
 ) -> None:
     """Name the class of each image. A file that cannot be read is reported and the rest go on.
 
     Exit 2 where a path or the model does not exist, 3 where no file could be classified.
     """
-    missing = [str(path) for path in paths if not path.exists()]
+    if as_json and as_csv:
+        raise ConfigError("--json and --csv: received both; choose one")
+    named = list(expanded(paths))
+    missing = [str(path) for path in named if not path.exists()]
     if missing:
         raise ConfigError(f"no such file or folder: {', '.join(missing)}")
-    if not (model / "saved_model" / "saved_model.pb").is_file():
+    if not (model / "labels.txt").is_file():
         raise ConfigError(f"{model}: no exported model there; run dvc repro, or name its folder with --model")
-    files = list(found(paths))
+    files = list(found(named))
     if not files:
-        raise ConfigError(f"no image file ({', '.join(sorted(SUFFIXES))}) under {', '.join(map(str, paths))}")
-    rows = list(classified(files, model))
+        raise ConfigError(f"no image file ({', '.join(sorted(SUFFIXES))}) under {', '.join(paths)}")
+    rows = list(classified(files, model, format_.value))
     if as_json:
         for row in rows:
             sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+    elif as_csv:
+        _write_csv(rows)
     else:
         Console(soft_wrap=True).print(_table(rows))
     if all("error" in row for row in rows):
         raise DataRejected(f"none of {len(rows)} files could be read as an image")
+
+
+def expanded(paths: list[str]) -> Iterator[Path]:
+    """Paths as they are, and what a pattern (* ? [ ]) matches where nothing is called so."""
+    for path in paths:
+        matches = [] if Path(path).exists() else sorted(glob.glob(path, recursive=True))
+        yield from map(Path, matches or [path])
 
 
 def found(paths: list[Path]) -> Iterator[Path]:
@@ -58,39 +86,29 @@ def found(paths: list[Path]) -> Iterator[Path]:
             yield path
 
 
-def classified(files: list[Path], model: Path) -> Iterator[dict[str, Any]]:
+def classified(files: list[Path], model: Path, format_: str) -> Iterator[dict[str, Any]]:
     """One row per file, in order: {file, label, probability, probabilities} or {file, error}."""
-    from stages.store import process, tensorflow_runtime
-
-    tensorflow_runtime.start(threads=2, seed=0)
     import numpy as np
-    import tensorflow as tf
 
     from stages.core import images
+    from stages.store import process, runtimes
 
-    try:
-        labels = (model / "labels.txt").read_text(encoding="utf-8").split("\n")[:-1]
-        # Held here: the signature alone would not keep the model's variables alive.
-        loaded = tf.saved_model.load(str(model / "saved_model"))
-        signature = loaded.signatures["pixels"]
-        size = signature.structured_input_signature[1]["pixels"].shape[1]
-        classes = signature.structured_outputs["probabilities"].shape[1]
-    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
-        raise IntegrityError(f"{model}: not a model that export wrote ({error}); run dvc repro export") from error
-    if len(labels) != classes:
-        raise IntegrityError(f"{model}/labels.txt: {len(labels)} labels for {classes} classes; run dvc repro export")
+    labels = (model / "labels.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    runtime = runtimes.opened(format_, model)
+    if len(labels) != runtime.classes:
+        said = f"{len(labels)} labels for {runtime.classes} classes"
+        raise IntegrityError(f"{model}/labels.txt: {said}; run dvc repro export")
     waiting = iter(process.progress(files, "predict", len(files)))
     while batch := list(islice(waiting, BATCH)):
         pixels: dict[Path, Any] = {}
         errors: dict[Path, str] = {}
         for file in batch:
             try:
-                pixels[file] = images.resize(images.decode(_bytes_of(file)), size)
+                pixels[file] = images.decode_resized(_bytes_of(file), runtime.side)
             except (images.Undecodable, OSError) as error:
                 errors[file] = str(error)
         if pixels:
-            answer = signature(pixels=tf.constant(np.stack(list(pixels.values())).astype(np.float32)))
-            rows = dict(zip(pixels, answer["probabilities"].numpy(), strict=True))
+            rows = dict(zip(pixels, runtime.ask(np.stack(list(pixels.values()))), strict=True))
         for file in batch:
             if file in errors:
                 yield {"file": printable(str(file)), "error": errors[file]}
@@ -99,6 +117,13 @@ def classified(files: list[Path], model: Path) -> Iterator[dict[str, Any]]:
             probabilities = {label: round(float(value), 6) for label, value in zip(labels, rows[file], strict=True)}
             yield {"file": printable(str(file)), "label": labels[best], "probability": probabilities[labels[best]],
                    "probabilities": probabilities}  # fmt: skip
+
+
+def _write_csv(rows: list[dict[str, Any]]) -> None:
+    from stages.store import tables
+
+    columns = ("file", "label", "probability", "error")
+    tables.write_csv_to(sys.stdout, [{name: row.get(name, "") for name in columns} for row in rows], columns)
 
 
 def _bytes_of(file: Path) -> bytes:

@@ -1,25 +1,32 @@
-"""export: the model as others use it, checked in a clean process before it is published.
+"""export: the model as others use it, each format asked in a clean process before it is published.
 
 Reads   data/fine_tune/{model.keras, training.json}, reports/evaluate/{details.json, predictions.parquet},
-        data/feature_extract/trunk.json, data/split/split.json, data/validate/classes.json,
+        data/feature_extract/trunk.json, data/split/, data/validate/classes.json,
         data/download/{dataset.json, source.json, images/}
-Writes  data/export/{saved_model/, labels.txt, MODEL_CARD.md}
+Writes  data/export/{saved_model/, model.keras, model.tflite, model_int8.tflite, openvino/, certificate.json,
+        labels.txt, MODEL_CARD.md}
 Run     python -m stages.export
 """
 
 from __future__ import annotations
 
+import logging
 import platform
 import re
+import shutil
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
-from stages.core import model_card
+from stages.core import certificate, images, model_card
+from stages.core.errors import IntegrityError
 from stages.core.parameters import StageParams
-from stages.core.schemas import PREDICTIONS
+from stages.core.schemas import PREDICTIONS, SPLIT
 from stages.store import documents, hashes, outputs, params, pictures, process, saved_model, tables, tensorflow_runtime
 
 MODEL = Path("data/fine_tune/model.keras")
@@ -32,14 +39,20 @@ CARD_FACTS = {
     "metrics": Path("reports/evaluate/details.json"),
 }
 PREDICTED = Path("reports/evaluate/predictions.parquet")
+SPLIT_TABLE = Path("data/split/split.parquet")
 CLASSES = Path("data/validate/classes.json")
 OUT = Path("data/export")
+EXAMPLES = 100  # training images that int8 takes its ranges from, as TensorFlow's guide to quantization suggests
 NAMED_VERSIONS = ("graft", "tensorflow", "keras", "numpy", "pillow", "pyarrow", "dvc")
 
 
 class ExportParams(StageParams):
-    """How closely the exported model must agree with the one evaluated."""
+    """Which formats are written, and how closely they must agree with the model that was evaluated."""
 
+    formats: list[Literal["keras", "litert", "litert_int8", "openvino"]] = Field(
+        ["keras", "litert", "litert_int8", "openvino"], description="beside saved_model, which is always written"
+    )
+    certified_images: int = Field(1000, ge=1, description="test images each format is compared on, at most")
     smoke_images: int = Field(8, ge=1, le=1024, description="test images the exported model is tried on")
     tolerance: float = Field(0.02, gt=0.0, le=1.0, description="largest allowed difference of a probability")
 
@@ -52,27 +65,81 @@ def main() -> str:
 
     tensorflow_runtime.start(threads=2, seed=0)
     # These import Keras, so they wait until TensorFlow has been started.
-    from stages.core import serving
-    from stages.store import models
+    from stages.store import exported, models
 
+    log = logging.getLogger(__name__)
+    model = models.load(MODEL)
+    side = int(model.input_shape[1])
+    chosen, evaluated = _spread(settings.certified_images)
     with outputs.replacing(OUT) as (out,):
-        saved_model.write(serving.Classifier(models.load(MODEL), classes), out / "saved_model")
-        difference = saved_model.smoke(out / "saved_model", classes, expected, settings.tolerance)
+        found: dict[str, Any] = {}
+        with exported.questions(out / ".asked", _pictures(chosen, side), len(chosen), side) as asked:
+            for format_ in ("saved_model", *dict.fromkeys(settings.formats)):
+                path = exported.write(format_, model, classes, out, _examples(side))
+                if format_ == "saved_model":
+                    difference = saved_model.smoke(path, classes, expected, settings.tolerance)
+                answers, seconds = exported.answers(format_, path, asked)
+                found[format_] = certificate.compare(format_, evaluated, answers, exported.size(path))
+                # The time stands in the log alone: in a file no two runs would have the same outputs.
+                log.info("%s: %.1f ms an image by itself", format_, 1000 * seconds)
+                if not found[format_]["published"]:
+                    why = certificate.refusal(format_, found[format_])
+                    if format_ == "saved_model":
+                        raise IntegrityError(f"{path}: {why}")
+                    log.warning(why)
+                    _remove(path)
+        documents.write(out / "certificate.json", found)
         (out / "labels.txt").write_text("".join(f"{one_line(label)}\n" for label in classes), encoding="utf-8")
         digests = {
             "trained images, labels and splits": facts["split"]["digest"],
             "pretrained weights": facts["trunk"]["weights_digest"],
-            "model.keras": hashes.sha256_of_file(MODEL),
-            **{f"saved_model/{name}": digest for name, digest in hashes.sha256_of_tree(out / "saved_model").items()},
+            "evaluated model.keras": hashes.sha256_of_file(MODEL),
+            **{
+                name: digest
+                for name, digest in hashes.sha256_of_tree(out).items()
+                if name not in ("certificate.json", "labels.txt")
+            },
         }
         versions = {"python": platform.python_version(), **{name: version(name) for name in NAMED_VERSIONS}}
-        card = model_card.write(classes, **facts, hashes=digests, versions=versions)
+        card = model_card.write(classes, **facts, certificate=found, hashes=digests, versions=versions)
         (out / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    published = [format_ for format_, one in found.items() if one["published"]]
+    refused = [f"{name} refused" for name, one in found.items() if not one["published"]]
     return (
-        f"SavedModel, {len(classes)} labels and card, {size / 1e6:.1f} MB; in a clean process it agrees on "
-        f"{len(expected)} test images, largest difference {difference:.1g}"
+        f"{', '.join([*published, *refused])}, {len(classes)} labels and card, {size / 1e6:.1f} MB; in clean processes "
+        f"they agree on {min(found[name]['agreement'] for name in published):.2%} of {len(chosen):,} test images or "
+        f"more; largest difference of the first {difference:.1g}"
     )
+
+
+def _spread(count: int) -> tuple[list[str], npt.NDArray[np.float32]]:
+    """At most `count` test images spread evenly over the test split: names in order, and their probabilities [N, C]."""
+    rows = [row for row in tables.read(PREDICTED, PREDICTIONS).to_pylist() if row["split"] == "test"]
+    places = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
+    chosen = sorted((rows[at] for at in places), key=lambda row: row["name"])
+    return [row["name"] for row in chosen], np.array([row["probabilities"] for row in chosen], np.float32)
+
+
+def _pictures(names: list[str], side: int) -> Iterator[tuple[bytes, npt.NDArray[np.uint8]]]:
+    for _, data in pictures.read_bytes(names):
+        yield data, images.decode_resized(data, side)
+
+
+def _examples(side: int) -> npt.NDArray[np.uint8]:
+    """Training images spread evenly, uint8 [n, side, side, 3]."""
+    rows = tables.read(SPLIT_TABLE, SPLIT, ["name", "split"]).to_pylist()
+    names = sorted(row["name"] for row in rows if row["split"] == "train")
+    chosen = [names[at] for at in np.unique(np.linspace(0, len(names) - 1, EXAMPLES).round().astype(int))]
+    return np.stack([pixels for _, pixels in pictures.read(chosen, side)])
+
+
+def _remove(path: Path) -> None:
+    """What a refused format wrote."""
+    if path.suffix == ".xml":
+        shutil.rmtree(path.parent)
+    else:
+        path.unlink()
 
 
 def one_line(label: str) -> str:

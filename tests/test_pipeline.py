@@ -178,7 +178,13 @@ def test_the_set_of_files_written(project: Checkout) -> None:
         "reports/evaluate/slices.csv",
         "reports/evaluate/thresholds.csv",
         "data/export/MODEL_CARD.md",
+        "data/export/certificate.json",
         "data/export/labels.txt",
+        "data/export/model.keras",
+        "data/export/model.tflite",
+        "data/export/model_int8.tflite",
+        "data/export/openvino/model.bin",
+        "data/export/openvino/model.xml",
         "data/export/saved_model/saved_model.pb",
         "data/export/saved_model/variables/variables.data-00000-of-00001",
         "data/export/saved_model/variables/variables.index",
@@ -230,14 +236,18 @@ def test_dvc_reads_metrics_and_plots(project: Checkout, tmp_path: Path) -> None:
         assert title in page
 
 
-def test_the_exported_model_classifies_files_by_the_command(project: Checkout, tmp_path: Path) -> None:
-    draw_pictures(tmp_path / "new", 3)
-    (tmp_path / "new" / "torn.png").write_bytes((tmp_path / "new" / "along" / "000.png").read_bytes()[:60])
-    done = subprocess.run(
-        [sys.executable, "-m", "commands", "predict", str(tmp_path / "new"), "--json", "--model",
-         str(project.folder / "data" / "export")],
+def predicted(project: Checkout, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "commands", "predict", *arguments, "--model", str(project.folder / "data" / "export")],
         cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("format_", ["saved_model", "keras", "litert", "litert_int8", "openvino"])
+def test_every_exported_format_classifies_files_by_the_command(project: Checkout, tmp_path: Path, format_: str) -> None:
+    draw_pictures(tmp_path / "new", 3)
+    (tmp_path / "new" / "torn.png").write_bytes((tmp_path / "new" / "along" / "000.png").read_bytes()[:60])
+    done = predicted(project, str(tmp_path / "new"), "--json", "--format", format_)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rows) == 10
@@ -246,6 +256,29 @@ def test_the_exported_model_classifies_files_by_the_command(project: Checkout, t
     (torn,) = [row for row in rows if "error" in row]
     assert torn["file"].endswith("torn.png")
     assert torn["error"].startswith("truncated")
+
+
+def test_predictions_of_a_pattern_as_csv(project: Checkout, tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "new", 2)
+    done = predicted(project, f"{tmp_path}/new/*/000.png", "--csv", "--format", "openvino")
+    header, *lines = done.stdout.splitlines()
+    assert header == "file,label,probability,error"
+    assert [line.split(",")[0] for line in lines] == [
+        str(tmp_path / "new" / label / "000.png") for label in ("across", "along", "slanted")
+    ]
+    assert predicted(project, f"{tmp_path}/new/*.jpg").returncode == 2
+
+
+def test_the_certificate_says_how_each_format_agrees(project: Checkout) -> None:
+    found = project.json("data/export/certificate.json")
+    assert set(found) == {"saved_model", "keras", "litert", "litert_int8", "openvino"}
+    tested = project.json("reports/evaluate/details.json")["test"]["images"]
+    for name, one in found.items():
+        assert (one["published"], one["images"]) == (True, tested), name
+        assert one["largest_gap"] <= (0.2 if name == "litert_int8" else 0.02), name
+        assert one["bytes"] > 0
+    card = (project.folder / "data/export/MODEL_CARD.md").read_text()
+    assert f"| litert_int8 | {found['litert_int8']['agreement']:.2%}, at least 98.0% asked for |" in card
 
 
 def test_what_an_edit_makes_stale(project: Checkout) -> None:

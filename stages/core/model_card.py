@@ -17,6 +17,7 @@ def write(
     trunk: Mapping[str, Any],
     training: Mapping[str, Any],
     metrics: Mapping[str, Any],
+    certificate: Mapping[str, Mapping[str, Any]],
     hashes: Mapping[str, str],
     versions: Mapping[str, str],
 ) -> str:
@@ -35,6 +36,23 @@ def write(
         "the order of labels.txt). Decoding, turning upright, resizing to "
         f"{extract['image_size']} x {extract['image_size']} pixels and preprocessing happen inside. The signature "
         "`pixels` takes float32 [N, side, side, 3] of 0-255 instead.",
+        "## Formats",
+        "Each was asked in a process without this project's code. All but the SavedModel take pixels as that signature "
+        "does, decoded and resized before, and give probabilities.",
+        _table(
+            ["format", "same class as evaluated", "test images", "largest difference", "MB", "published"],
+            [
+                [
+                    name,
+                    f"{one['agreement']:.2%}, at least {one['least_agreement']:.1%} asked for",
+                    f"{one['images']:,}",
+                    "" if one["largest_gap"] is None else f"{one['largest_gap']:.4f}",
+                    f"{one['bytes'] / 1e6:.1f}",
+                    "yes" if one["published"] else "no",
+                ]
+                for name, one in certificate.items()
+            ],
+        ),
         "## Data",
         _table(
             ["", "value"],

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -56,9 +56,14 @@ def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 def write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ()) -> None:
     """Rows as CSV with a header: `columns`, or the first row's keys; nothing where there are neither."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns or (list(rows[0]) if rows else []), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _inert(value) for key, value in row.items()} for row in rows)
+        write_csv_to(file, rows, columns)
+
+
+def write_csv_to(file: TextIO, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ()) -> None:
+    """`write_csv` into an open file."""
+    writer = csv.DictWriter(file, columns or (list(rows[0]) if rows else []), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _inert(value) for key, value in row.items()} for row in rows)
 
 
 def _inert(value: Any) -> Any:

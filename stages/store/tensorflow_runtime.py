@@ -25,7 +25,7 @@ def start(threads: int, seed: int, training: bool = False) -> str:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("tensorflow", "absl"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with _silent_stderr():
+    with silent_stderr():
         with keras_import.lean():
             import keras
         import tensorflow as tf
@@ -60,7 +60,7 @@ def strategy(devices: Sequence[str] | None = None) -> Any:
 
 
 @contextmanager
-def _silent_stderr() -> Iterator[None]:
+def silent_stderr() -> Iterator[None]:
     """Hide what the C++ libraries print while they load: their log level is not yet set by then.
 
     An import that fails still raises; only the chatter is lost.

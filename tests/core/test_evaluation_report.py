@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.core import calibration, comparison, evaluation_report, metrics, model_card, operating_points, slices
+from stages.core import (
+    calibration,
+    certificate,
+    comparison,
+    evaluation_report,
+    metrics,
+    model_card,
+    operating_points,
+    slices,
+)
 
 CLASSES = ["<b>cat</b>", "dog|[wolf](x)"]
 
@@ -120,6 +129,7 @@ def test_the_card_holds_every_fact_and_no_label_breaks_its_tables() -> None:
             },
         },
         metrics=figures,
+        certificate={"litert": certificate.compare("litert", np.eye(2), np.eye(2) * 0.9, 1_500_000)},
         hashes={"model.keras": "abc123"},
         versions={"keras": "3.0"},
     )
@@ -131,6 +141,7 @@ def test_the_card_holds_every_fact_and_no_label_breaks_its_tables() -> None:
         "| copies moved out of training | 3 |",
         "| head | 7 | 6 | 0.01 | 1,234 | 0.8750 |",
         "| head.epochs | 7 |",
+        "| litert | 100.00%, at least 99.5% asked for | 2 | 0.1000 | 1.5 | yes |",
         "| model.keras | abc123 |",
         "| keras | 3.0 |",
         "layer 9 (`conv_9`)",

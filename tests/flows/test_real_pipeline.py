@@ -52,7 +52,7 @@ def test_the_flow_and_a_gpu_worker_make_what_dvc_repro_makes(tmp_path: Path, pre
     command = ["python", "-m", "flows.pipeline", "--gpu-pool", "gpu", "--gpu-remote", "store"]
     done = subprocess.run(
         command, cwd=here.folder, env={**prefect_server.environment, "PYTHONPATH": str(ROOT)}, capture_output=True,
-        text=True, timeout=400,
+        text=True, timeout=900,
     )  # fmt: skip
     prefect_server.kill_machine(worker)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,192 @@
+"""The formats a model is exported in: written, and asked in a process that knows nothing of graft."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.core.errors import EnvironmentFault
+from stages.store import models, saved_model, tensorflow_runtime
+
+if TYPE_CHECKING:
+    import keras
+
+Pixels = npt.NDArray[np.uint8]
+# Where each lies in the exported folder.
+PLACES = {
+    "saved_model": "saved_model",
+    "keras": "model.keras",
+    "litert": "model.tflite",
+    "litert_int8": "model_int8.tflite",
+    "openvino": "openvino/model.xml",
+}
+DEADLINE = 1800  # seconds that one format may take for all its images
+
+# Each runs isolated (-I) in an empty folder: no project code can be imported, as where the model is served. `ask`
+# takes float32 pixels [n, S, S, 3] of 0-255, or a list of files' bytes, and gives probabilities [n, C].
+ASK = {
+    "saved_model": """
+import tensorflow as tf
+loaded = tf.saved_model.load(model)
+def ask(pixels, files):
+    return loaded.signatures["serving_default"](image_bytes=tf.constant(files))["probabilities"].numpy()
+""",
+    "keras": """
+import keras
+loaded = keras.saving.load_model(model, compile=False)
+def ask(pixels, files):
+    return loaded.predict_on_batch(pixels)
+""",
+    "litert": """
+import warnings
+warnings.simplefilter("ignore")
+import tensorflow as tf
+interpreter = tf.lite.Interpreter(model)
+runner = interpreter.get_signature_runner()
+(taken,) = runner.get_input_details()
+def ask(pixels, files):
+    (answer,) = runner(**{taken: pixels}).values()
+    return answer
+""",
+    "openvino": """
+sys.modules["openvino_telemetry"] = None
+import openvino
+compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+def ask(pixels, files):
+    return compiled(pixels)[0]
+""",
+}
+ASK["litert_int8"] = ASK["litert"]
+ASKED = """
+import json, sys, time
+import numpy as np
+model, folder = sys.argv[1:]
+{ask}
+pixels, ends = np.load(folder + "/pixels.npy", mmap_mode="r"), np.load(folder + "/ends.npy")
+data = open(folder + "/files.bin", "rb")
+answers, single = [], []
+def batch(start, stop):
+    files = []
+    for number in range(start, stop):
+        data.seek(ends[number])
+        files.append(data.read(int(ends[number + 1] - ends[number])))
+    return pixels[start:stop].astype(np.float32), files
+for start in range(0, len(pixels), 32):
+    answers.append(ask(*batch(start, min(start + 32, len(pixels)))))
+np.save(folder + "/answers.npy", np.concatenate(answers))
+for _ in range(12):
+    one = batch(0, 1)
+    begun = time.perf_counter()
+    ask(*one)
+    single.append(time.perf_counter() - begun)
+json.dump({{"seconds": sorted(single[2:])[5]}}, sys.stdout)
+"""
+
+
+def write(format_: str, model: keras.Model, classes: list[str], folder: Path, examples: Pixels) -> Path:
+    """Write a model that takes pixels float32 [N, S, S, 3] of 0-255 in one format of PLACES; returns where.
+
+    `examples` uint8 [n, S, S, 3] are images that int8 takes its ranges from. In a fresh process the same calls give
+    the same bytes. TensorFlow must have been started.
+    """
+    path = folder / PLACES[format_]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if format_ == "saved_model":
+        from stages.core import serving
+
+        saved_model.write(serving.Classifier(model, classes), path)
+    elif format_ == "keras":
+        models.save(model, path)
+    elif format_ == "litert_int8":
+        import tensorflow as tf
+
+        def ranges() -> Iterator[list[npt.NDArray[np.float32]]]:
+            for picture in examples:
+                yield [picture[None].astype(np.float32)]
+
+        how = {"optimizations": [tf.lite.Optimize.DEFAULT], "representative_dataset": ranges}
+        with tensorflow_runtime.silent_stderr():
+            model.export(path, format="litert", verbose=False, **how)
+    else:
+        with tensorflow_runtime.silent_stderr():
+            model.export(str(path), format=format_, verbose=False)
+        if format_ == "openvino":
+            _label(path, classes)
+    return path
+
+
+def _label(path: Path, classes: list[str]) -> None:
+    """Put the labels into an OpenVINO model, where its own tools look for them (model_info/labels)."""
+    import openvino
+
+    model = openvino.Core().read_model(path)
+    # Blanks part the labels there, so those within one are underscores, as in OpenVINO's own models.
+    model.set_rt_info(" ".join("_".join(label.split()) for label in classes), ["model_info", "labels"])
+    model.set_rt_info("Classification", ["model_info", "model_type"])
+    whole = path.with_name("labelled.xml")
+    openvino.save_model(model, whole, compress_to_fp16=False)
+    for suffix in (".xml", ".bin"):
+        whole.with_suffix(suffix).replace(path.with_suffix(suffix))
+
+
+def size(path: Path) -> int:
+    """Bytes of what `write` wrote, all files of it."""
+    if path.suffix == ".xml":
+        return path.stat().st_size + path.with_suffix(".bin").stat().st_size
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+@contextmanager
+def questions(folder: Path, pictures: Iterable[tuple[bytes, Pixels]], count: int, side: int) -> Iterator[Path]:
+    """`folder`, made and removed, with `count` images as files' bytes and as pixels [side, side, 3], for `answers`."""
+    folder.mkdir()
+    try:
+        pixels = np.lib.format.open_memmap(
+            folder / "pixels.npy", mode="w+", dtype=np.uint8, shape=(count, side, side, 3)
+        )
+        ends = [0]
+        with (folder / "files.bin").open("wb") as file:
+            for number, (data, picture) in enumerate(pictures):
+                pixels[number] = picture
+                ends.append(ends[-1] + file.write(data))
+        pixels.flush()
+        np.save(folder / "ends.npy", np.array(ends, np.int64))
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def answers(format_: str, path: Path, asked: Path) -> tuple[npt.NDArray[Any], float]:
+    """Probabilities [N, C] of an exported model for `questions`, and seconds of one image, by a clean process.
+
+    Raises EnvironmentFault where it does not run there.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+    script = ASKED.format(ask=ASK[format_])
+    with tempfile.TemporaryDirectory() as empty:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-I", "-c", script, str(path.resolve()), str(asked.resolve())],
+                capture_output=True, text=True, cwd=empty, env=environment, timeout=DEADLINE,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise EnvironmentFault(f"{path}: the exported model gave no answer in {DEADLINE} s") from None
+    if done.returncode != 0:
+        last = "\n".join(done.stderr.strip().splitlines()[-5:])
+        raise EnvironmentFault(f"{path}: the exported model does not run in a clean process:\n{last}")
+    found: npt.NDArray[Any] = np.load(asked / "answers.npy")
+    return found, float(json.loads(done.stdout.splitlines()[-1])["seconds"])
