@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from flows.interruption import heeded
 from flows.leash import kill_tree, leashed
 
 
@@ -40,11 +41,11 @@ def run(command: Sequence[str], cwd: Path, on_line: Callable[[str], None]) -> in
     )
     assert process.stdout is not None
     try:
-        with process.stdout:
+        with heeded(lambda: kill_tree(process.pid)), process.stdout:
             for line in process.stdout:
                 if line.strip():
                     on_line(line.rstrip())
-        return process.wait()
+            return process.wait()
     except BaseException:
         kill_tree(process.pid)
         process.wait()
