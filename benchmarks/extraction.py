@@ -90,11 +90,12 @@ def side(name: str) -> float:
     images: pa.Table = tables.read(feature_extract.SPLIT_TABLE, SPLIT).sort_by("name")
     engine = engines.start("tensorflow" if name == "tensorflow" else "openvino", settings.threads, settings.seed)
     base = models.pretrained_base(settings.backbone, settings.image_size, settings.alpha, settings.weights, None)
-    cut = backbones.deepest_cut(base, settings.cut_at)
-    trunk = backbones.trunk(base, settings.backbone, cut)
+    cut = backbones.deepest_cut(base, backbones.layer_number(base, settings.cut_at, "feature_extract.cut_at"))
+    trunk = backbones.trunk(base, settings.how, cut)
     (_, *shape), (_, pooled) = trunk.output_shape
     facts = {
         "settings": settings.model_dump(), "activation_shape": shape, "pooled_features": pooled, "cut": cut,
+        "preprocessing": settings.how,
         "weights_digest": models.weights_digest(base),
     }  # fmt: skip
     out = Path("out")

@@ -133,7 +133,7 @@ def train_tail(work: Job, inputs: Inputs) -> list[float]:
 
     base, name, cut = _frozen_base(work)
     backbones.multiply_matrices(base)
-    tail = backbones.tail(base, name, cut)
+    tail = backbones.tail(base, backbones.CATALOGUE[name].preprocessing, cut)
     model = classifier.from_activations(tail, _head(work, tail.output_shape[-1]), halves=True)
     ends: list[float] = []
     training.fit(

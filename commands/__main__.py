@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from commands import accept, add, changes, check, drift, lineage, memo, plan, predict, report
+from commands import accept, add, backbones, changes, check, drift, lineage, memo, plan, predict, report
 from stages.core.errors import EnvironmentFault, GraftError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.command()(accept.accept)
 app.command()(add.add)
+app.command()(backbones.backbones)
 app.command()(changes.changes)
 app.command()(check.check)
 app.command()(drift.drift)

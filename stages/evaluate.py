@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from stages.core import backbones, evaluation_report
+from stages.core import evaluation_report
 from stages.core.errors import IntegrityError
 from stages.core.parameters import StageParams
 from stages.core.schemas import FACTS, PREDICTIONS, SPLIT
@@ -171,10 +171,10 @@ def _predict(
 
     of_trunk = stored.trunk["settings"]
     # Built anew and filled: the file fixes where channels lie, and the engine may want them elsewhere.
-    base = backbones.build(of_trunk["backbone"], of_trunk["image_size"], of_trunk["alpha"])
+    base = models.architecture(FEATURES, stored.trunk)
     units = documents.read(MODELS / "training.json")["settings"]["units"]
     head = classifier.head(stored.trunk["pooled_features"], len(stored.classes), dropout=0.0, seed=0, units=units)
-    model = classifier.from_pixels(base, of_trunk["backbone"], head)
+    model = classifier.from_pixels(base, stored.trunk["preprocessing"], head)
     model.set_weights(models.load(path).get_weights())
     row_of = {name: number for number, name in enumerate(names)}
     out = np.zeros((len(names), len(stored.classes)))

@@ -5,7 +5,7 @@ stored: activations at the cut for the tail, pooled features of the whole base f
 earlier run computed of the same bytes is taken from the memo; the outputs' bytes do not depend on it.
 
 Reads   data/split/split.parquet, data/validate/classes.json, data/download/images/
-Writes  data/feature_extract/{trunk.json, base.weights.h5, index.parquet, *.npy}
+Writes  data/feature_extract/{trunk.json, base.weights.h5, index.parquet, *.npy}, base.keras of a base by path
 Run     python -m stages.feature_extract
 """
 
@@ -13,18 +13,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from stages.core import backbones, views
+from stages.core import backbones, catalogue, views
 from stages.core.augmentation import Augmentation, Pixels
+from stages.core.errors import ConfigError
 from stages.core.parameters import Problem, StageParams
 from stages.core.schemas import SPLIT, SPLITS
 from stages.store import documents, engines, models, outputs, params, pictures, process, tables
@@ -42,12 +44,19 @@ OUT = Path("data/feature_extract")
 class FeatureExtractParams(StageParams):
     """The base, where it is cut, and how many views of each training image are stored."""
 
-    backbone: Literal["MobileNet", "MobileNetV2"] = Field("MobileNetV2", description="Keras Applications name")
+    backbone: str = Field("MobileNetV2", description="Keras Applications name (graft backbones), or a .keras file")
+    preprocessing: catalogue.Preprocessing | None = Field(
+        None, description="of a .keras file: how it takes pixels of 0-255; those of the catalogue know theirs"
+    )
     alpha: float = Field(1.0, gt=0.0, le=2.0, description="width multiplier of the base")
     image_size: int = Field(160, ge=32, le=1024, description="side in pixels that images are resized to")
-    weights: str = Field("imagenet", description="'imagenet', or the path of a weights-only .h5 file")
+    weights: str = Field(
+        "imagenet", description="'imagenet', the path of a weights-only .h5 file, or 'inside' a .keras file"
+    )
     weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="pin, needed for a path")
-    cut_at: int = Field(100, ge=0, description="layer index; layers below are never trained. 0 keeps pixels only")
+    cut_at: catalogue.Layer = Field(
+        100, description="layer; those below are never trained. 0 keeps pixels only. See fine_tune.fine_tune_at"
+    )
     views: int = Field(4, ge=1, le=64, description="views stored per training image, the image itself included")
     augmentation: Augmentation = Augmentation()
     pixels: bool = Field(False, description="also store pixels, for the from-scratch baseline")
@@ -59,19 +68,59 @@ class FeatureExtractParams(StageParams):
     threads: int = Field(2, ge=1, le=256, description="threads that decode and that run the trunk")
     seed: int = Field(1, ge=0, le=2**32 - 1, description="seed of the augmented views")
 
+    @field_validator("backbone")
+    @classmethod
+    def _known(cls, backbone: str) -> str:
+        if backbone in catalogue.CATALOGUE or catalogue.is_local(backbone):
+            return backbone
+        near = get_close_matches(backbone, catalogue.CATALOGUE, 3, 0.5) or list(catalogue.CATALOGUE)
+        raise ValueError(f"received {backbone!r}; must be the path of a .keras file or one of {', '.join(near)}")
+
+    @property
+    def how(self) -> catalogue.Preprocessing:
+        """How pixels enter the base."""
+        if self.preprocessing is not None:
+            return self.preprocessing
+        return catalogue.CATALOGUE[self.backbone].preprocessing
+
     def across(self, blocks: Mapping[str, StageParams]) -> Iterator[Problem]:
         """What the catalogue offers, and the pin that a local file needs."""
-        alphas = backbones.CATALOGUE[self.backbone].alphas
-        if self.weights == "imagenet" and self.alpha not in alphas:
-            legal = ", ".join(f"{alpha:g}" for alpha in alphas)
+        if catalogue.is_local(self.backbone):
+            yield from self._local()
+            return
+        entry = catalogue.CATALOGUE[self.backbone]
+        if self.preprocessing is not None:
+            problem = f"received {self.preprocessing!r}; {self.backbone} has its own ({entry.preprocessing}); remove it"
+            yield Problem("feature_extract.preprocessing", problem)
+        if not entry.alphas and self.alpha != 1.0:
+            yield Problem("feature_extract.alpha", f"received {self.alpha:g}; {self.backbone} has one width, 1")
+        elif self.weights == "imagenet" and entry.alphas and self.alpha not in entry.alphas:
+            legal = ", ".join(f"{alpha:g}" for alpha in entry.alphas)
             yield Problem("feature_extract.alpha", f"received {self.alpha:g}; ImageNet weights exist for {legal}")
-        layers = backbones.CATALOGUE[self.backbone].layers
-        if self.cut_at > layers:
-            yield Problem("feature_extract.cut_at", f"received {self.cut_at}; {self.backbone} has {layers} layers")
+        if self.image_size < entry.least_side:
+            problem = f"received {self.image_size}; {self.backbone} needs {entry.least_side} or more"
+            yield Problem("feature_extract.image_size", problem)
+        if self.weights == "imagenet" and entry.imagenet_side not in (None, self.image_size):
+            problem = f"received {self.image_size}; Keras has {self.backbone}'s weights for {entry.imagenet_side} alone"
+            yield Problem("feature_extract.image_size", problem)
+        try:
+            catalogue.layer_number(self.cut_at, entry.layers)
+        except ConfigError as error:
+            yield Problem("feature_extract.cut_at", str(error))
         if self.weights == "imagenet" and self.weights_sha256 is not None:
             yield Problem("feature_extract.weights_sha256", "a pin is for a local file; set null with 'imagenet'")
         if self.weights != "imagenet" and self.weights_sha256 is None:
             yield Problem("feature_extract.weights_sha256", "missing; a local weight file must be pinned")
+
+    def _local(self) -> Iterator[Problem]:
+        if self.weights != "inside":
+            problem = f"received {self.weights!r}; must be 'inside', as {self.backbone} holds its weights"
+            yield Problem("feature_extract.weights", problem)
+        if self.weights_sha256 is None:
+            yield Problem("feature_extract.weights_sha256", "missing; a local base must be pinned")
+        if self.preprocessing is None:
+            legal = ", ".join(get_args(catalogue.Preprocessing))
+            yield Problem("feature_extract.preprocessing", f"missing; a .keras file needs one of {legal}")
 
 
 def main() -> str:
@@ -83,17 +132,21 @@ def main() -> str:
     base = models.pretrained_base(
         settings.backbone, settings.image_size, settings.alpha, settings.weights, settings.weights_sha256
     )
-    cut = backbones.deepest_cut(base, settings.cut_at)
-    trunk = backbones.trunk(base, settings.backbone, cut)
+    backbones.check_entrance(base, settings.how)
+    cut = backbones.deepest_cut(base, backbones.layer_number(base, settings.cut_at, "feature_extract.cut_at"))
+    trunk = backbones.trunk(base, settings.how, cut)
     (_, *activation_shape), (_, pooled_features) = trunk.output_shape
     side = (settings.image_size, settings.image_size, 3)
     trunk_facts = {
         # What decides the bytes; a batch size or thread count must not make fine_tune stale.
-        "settings": settings.model_dump(exclude={"batch_size", "threads", "cut_at", "pixels", "engine"}),
+        "settings": settings.model_dump(
+            exclude={"batch_size", "threads", "cut_at", "pixels", "engine", "preprocessing"}
+        ),
+        "preprocessing": settings.how,
         "engine": engine.name,
         "classes": documents.read_classes(CLASSES),
         "cut": cut,
-        "cut_layer": base.layers[cut].name,
+        "cut_layer": base.operations[cut].name,
         "activation_shape": activation_shape,
         "pooled_features": pooled_features,
         "images": counts,
@@ -115,8 +168,10 @@ def main() -> str:
         run = _run(engine, trunk, store, memo, images, settings)
         store.close()
         base.save_weights(out / "base.weights.h5")
+        if catalogue.is_local(settings.backbone):
+            models.save(base, out / "base.keras")
         documents.write(out / "trunk.json", trunk_facts)
-    layer = f"layer {cut} ({base.layers[cut].name}, {'x'.join(map(str, activation_shape))})"
+    layer = f"layer {cut} ({base.operations[cut].name}, {'x'.join(map(str, activation_shape))})"
     return (
         f"{len(images):,} images, {int(store.views.sum()):,} views at {layer}: {run:,} through the frozen trunk with "
         f"{engine.name} on {engine.device}, the rest known"

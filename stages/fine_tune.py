@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from stages.core import backbones
+from stages.core import backbones, catalogue
 from stages.core.augmentation import Augmentation, augment
+from stages.core.errors import ConfigError
 from stages.core.parameters import Problem, StageParams
 from stages.store import documents, outputs, params, process, tensorflow_runtime
 from stages.store.checkpoints import Checkpoints, fingerprint
@@ -80,7 +81,11 @@ class Phase(BaseModel):
 class FineTuneParams(StageParams):
     """What is trained, for how long and how fast."""
 
-    fine_tune_at: int = Field(100, ge=0, description="index of the first base layer that phase 2 trains")
+    fine_tune_at: catalogue.Layer = Field(
+        100,
+        description="first base layer that phase 2 trains: its name, its index, -30 for the last 30, or 0.65 to keep "
+        "that share of the layers frozen",
+    )
     units: list[Annotated[int, Field(ge=1, le=65_536)]] = Field(
         [], max_length=8, description="sizes of the head's ReLU layers between the features and the classes"
     )
@@ -106,18 +111,8 @@ class FineTuneParams(StageParams):
         extract: Any = blocks["feature_extract"]
         if self.head.learning_rate is None:
             yield Problem("fine_tune.head.learning_rate", "received null; must be a number > 0 and <= 1")
-        if self.fine_tune_at < extract.cut_at:
-            yield Problem(
-                "fine_tune.fine_tune_at",
-                f"received {self.fine_tune_at}; layers below feature_extract.cut_at ({extract.cut_at}) are stored, "
-                f"not trained. Raise it, or lower feature_extract.cut_at to {self.fine_tune_at}",
-            )
-        layers = backbones.CATALOGUE[extract.backbone].layers
-        if self.fine_tune_at > layers:
-            yield Problem(
-                "fine_tune.fine_tune_at",
-                f"received {self.fine_tune_at}; {extract.backbone} has {layers} layers ({layers} trains the head only)",
-            )
+        if not catalogue.is_local(extract.backbone):
+            yield from self._cut(extract.cut_at, catalogue.CATALOGUE[extract.backbone].layers)
         for phase in ("head", "tail"):
             if getattr(self, phase).decay == "cosine" and getattr(self, phase).reduce_after:
                 received = getattr(self, phase).reduce_after
@@ -139,6 +134,23 @@ class FineTuneParams(StageParams):
         if self.from_scratch and not extract.pixels:
             yield Problem("fine_tune.from_scratch", "received true, which needs feature_extract.pixels: true")
 
+    def _cut(self, cut_at: catalogue.Layer, layers: int) -> Iterator[Problem]:
+        try:
+            first = catalogue.layer_number(self.fine_tune_at, layers)
+            stored = catalogue.layer_number(cut_at, layers)
+        except ConfigError as error:  # of a wrong cut_at feature_extract's parameters tell
+            yield from [Problem("fine_tune.fine_tune_at", str(error))] if str(self.fine_tune_at) in str(error) else []
+            return
+        if first is not None and stored is not None and first < stored:
+            yield Problem("fine_tune.fine_tune_at", _below(self.fine_tune_at, cut_at))
+
+
+def _below(received: catalogue.Layer, cut_at: catalogue.Layer) -> str:
+    return (
+        f"received {received}; layers below feature_extract.cut_at ({cut_at}) are stored, not trained. Raise it, or "
+        f"lower feature_extract.cut_at to {received}"
+    )
+
 
 def main() -> str:
     settings = params.read(FineTuneParams)
@@ -152,9 +164,12 @@ def main() -> str:
     with strategy.scope(), outputs.replacing(OUT, REPORT) as (out, report):
         stored = FeatureReader(FEATURES)
         of_trunk = stored.trunk["settings"]
-        name, cut = of_trunk["backbone"], stored.trunk["cut"]
-        base = backbones.build(name, of_trunk["image_size"], of_trunk["alpha"])
-        models.load_stored_weights(base, FEATURES / "base.weights.h5", name)
+        how, cut = stored.trunk["preprocessing"], stored.trunk["cut"]
+        base = models.architecture(FEATURES, stored.trunk)
+        models.load_stored_weights(base, FEATURES / "base.weights.h5", of_trunk["backbone"])
+        first = backbones.layer_number(base, settings.fine_tune_at, "fine_tune.fine_tune_at")
+        if backbones.deepest_cut(base, first) < cut:
+            raise ConfigError(f"fine_tune.fine_tune_at: {_below(settings.fine_tune_at, stored.trunk['cut_layer'])}")
         head = _head(stored, settings)
         most = {"head": settings.head.epochs, "tail": settings.tail.epochs}
         if settings.from_scratch:
@@ -165,11 +180,11 @@ def main() -> str:
         with LearningCurves(report) as curves:
             phase_1 = run.fit("head", head, "pooled", settings.head, curves)
             models.save(head, out / "frozen_head.keras")
-            backbones.freeze_below(base, settings.fine_tune_at)
+            backbones.freeze_below(base, first)
             backbones.multiply_matrices(base)
-            from_cut = classifier.from_activations(backbones.tail(base, name, cut), head, halves=run.by_batch)
+            from_cut = classifier.from_activations(backbones.tail(base, how, cut), head, halves=run.by_batch)
             phase_2 = run.fit("tail", from_cut, "activations" if cut else "pixels", settings.tail, curves)
-        models.save(classifier.from_pixels(base, name, head), out / "model.keras")
+        models.save(classifier.from_pixels(base, how, head), out / "model.keras")
         outcomes = {"head": phase_1, "tail": phase_2}
         if settings.from_scratch:
             epochs = _same_budget(base, cut, of_trunk["views"], phase_2["epochs"])
@@ -281,18 +296,17 @@ def _from_scratch(run: _Run, epochs: int, curves: LearningCurves) -> tuple[keras
     import keras
 
     from stages.core import classifier
+    from stages.store import models
 
     stored, settings = run.stored, run.settings
     keras.utils.set_random_seed(settings.seed)
-    of_trunk = stored.trunk["settings"]
-    name = of_trunk["backbone"]
-    base = backbones.build(name, of_trunk["image_size"], of_trunk["alpha"])
+    base = models.architecture(FEATURES, stored.trunk)
     backbones.multiply_matrices(base)
     for layer in base.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.9
     head = _head(stored, settings)
-    model = classifier.from_pixels(base, name, head)
+    model = classifier.from_pixels(base, stored.trunk["preprocessing"], head)
     budget = Phase(epochs=epochs, batch_size=settings.tail.batch_size, learning_rate=settings.head.learning_rate)
     return model, run.fit("from_scratch", model, "pixels", budget, curves)
 

@@ -1,119 +1,209 @@
-"""The catalogue of pretrained bases, and where one may be cut in two.
+"""Pretrained bases as Keras models: built, prepared for, cut in two, and frozen in part.
 
-Keras is imported inside the functions: the catalogue's names are needed to check parameters, and
-importing TensorFlow for that would cost every stage seconds.
+Keras is imported inside the functions: names from here are needed where TensorFlow must not be loaded.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from stages.core import catalogue
+from stages.core.catalogue import CATALOGUE, Layer, Preprocessing
+from stages.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import keras
 
-
-@dataclass(frozen=True)
-class Backbone:
-    """A Keras Applications architecture. Pixels p of 0-255 enter it as `p * scale + offset`."""
-
-    application: str
-    layers: int  # of the base without its top
-    alphas: tuple[float, ...]  # width multipliers that ImageNet weights are published for
-    scale: float
-    offset: float
-
-
-# Preprocessing as in keras.applications.<name>.preprocess_input; both take pixels to [-1, 1].
-CATALOGUE = {
-    "MobileNet": Backbone("MobileNet", 86, (0.25, 0.5, 0.75, 1.0), 1 / 127.5, -1.0),
-    "MobileNetV2": Backbone("MobileNetV2", 154, (0.35, 0.5, 0.75, 1.0, 1.3, 1.4), 1 / 127.5, -1.0),
-}
+# Of ImageNet's images in RGB, as in keras.applications.imagenet_utils: of 0-255, and of 0-1 with its deviation.
+CAFFE_MEAN = (123.68, 116.779, 103.939)
+TORCH_MEAN, TORCH_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def build(name: str, image_size: int, alpha: float, weights: str | None = None) -> keras.Model:
     """The base without its top: float32 [N, S, S, 3] preprocessed pixels → [N, h, w, channels].
 
     `weights` is None (random) or "imagenet", which Keras loads from its cache or downloads. Where Keras is set
-    to channels first, the base takes [N, 3, S, S] and gives [N, channels, h, w]; its weights are the same.
+    to channels first and the architecture can be built so, the base takes [N, 3, S, S] and gives
+    [N, channels, h, w]; its weights are the same.
     """
-    import keras
-
-    application = getattr(keras.applications, CATALOGUE[name].application)
-    shape = (3, image_size, image_size) if _channels_first() else (image_size, image_size, 3)
-    base: keras.Model = application(input_shape=shape, alpha=alpha, include_top=False, weights=weights)
-    return base
-
-
-def _channels_first() -> bool:
-    import keras
-
-    return bool(keras.config.image_data_format() == "channels_first")
-
-
-def entrance(base: keras.Model, name: str) -> tuple[Any, Any]:
-    """Input of pixels float32 [N, S, S, 3] of 0-255, and the same as the base takes it."""
-    import keras
-
-    size = base.input_shape[-1 if _channels_first() else 1]
-    pixels = keras.Input((size, size, 3), name="pixels")
-    prepared = preprocessing(name)(pixels)
-    return pixels, keras.layers.Permute((3, 1, 2))(prepared) if _channels_first() else prepared
-
-
-def preprocessing(name: str) -> keras.layers.Layer:
-    """The layer that takes pixels of 0-255 to what the base was trained on."""
     import keras
 
     entry = CATALOGUE[name]
-    return keras.layers.Rescaling(entry.scale, entry.offset, name="preprocessing")
+    application = getattr(keras.applications, name)
+    width = {"alpha": alpha} if entry.alphas else {}
+    if weights and name.startswith("EfficientNetB"):
+        base = build(name, image_size, alpha)
+        with _channels_last():
+            published = application(input_shape=(image_size, image_size, 3), include_top=False, weights=weights)
+        _take_scaled(base, published)
+        return base
+    if keras.config.image_data_format() == "channels_first" and entry.channels_first:
+        return application(input_shape=(3, image_size, image_size), include_top=False, weights=weights, **width)
+    with _channels_last():
+        return application(input_shape=(image_size, image_size, 3), include_top=False, weights=weights, **width)
+
+
+@contextmanager
+def _channels_last() -> Iterator[None]:
+    import keras
+
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_last")
+    try:
+        yield
+    finally:
+        keras.config.set_image_data_format(before)
+
+
+def _take_scaled(base: keras.Model, published: keras.Model) -> None:
+    """Fill an EfficientNet from one that Keras built for its ImageNet weights, which has a layer more.
+
+    With those weights alone Keras divides once more, by the square root of ImageNet's deviation, behind the
+    normalization. That goes into the normalization's variance here, so that the architecture does not depend on
+    where its weights came from; the result is the same up to rounding.
+    """
+    import keras
+
+    base.set_weights(published.get_weights())
+    (normalization,) = (layer for layer in base.layers if isinstance(layer, keras.layers.Normalization))
+    mean, variance, *count = normalization.get_weights()
+    deviation = variance.dtype.type(TORCH_DEVIATION)
+    normalization.set_weights([mean, variance * deviation.reshape(variance.shape), *count])
+    normalization.finalize_state()
+
+
+def channels_first(base: keras.Model) -> bool:
+    """Whether the base takes [N, 3, S, S]."""
+    return bool(base.input_shape[1] == 3)
+
+
+def entrance(base: keras.Model, how: Preprocessing) -> tuple[Any, Any]:
+    """Input of pixels float32 [N, S, S, 3] of 0-255, and the same as the base takes it."""
+    import keras
+
+    size = base.input_shape[2]
+    pixels = keras.Input((size, size, 3), name="pixels")
+    prepared = preprocessing(how)(pixels)
+    return pixels, keras.layers.Permute((3, 1, 2))(prepared) if channels_first(base) else prepared
+
+
+def preprocessing(how: Preprocessing) -> keras.layers.Layer:
+    """The layer that takes pixels float32 [N, S, S, 3] of 0-255 to what the base was trained on."""
+    import keras
+    import numpy as np
+
+    if how == "tf":
+        return keras.layers.Rescaling(1 / 127.5, -1.0, name="preprocessing")
+    if how == "inside":
+        return keras.layers.Identity(name="preprocessing")
+    # A product with fixed weights: no stock layer reverses channels, and Rescaling by channel looks for them where
+    # Keras is set to have them, not where pixels do. Every export format knows it.
+    if how == "caffe":
+        kernel, bias = np.eye(3)[::-1], -np.array(CAFFE_MEAN[::-1])
+    else:
+        kernel, bias = np.diag(1 / (255 * np.array(TORCH_DEVIATION))), -np.array(TORCH_MEAN) / TORCH_DEVIATION
+    layer = keras.layers.Dense(3, trainable=False, name="preprocessing")
+    layer.build((None, None, None, 3))
+    layer.set_weights([kernel.astype(np.float32), bias.astype(np.float32)])
+    return layer
+
+
+def cuts(base: keras.Model) -> list[int]:
+    """Numbers of the base's operations whose output alone feeds all later ones; 0, the input, is always one.
+
+    Most operations are layers, numbered alike; ConvNeXt and MobileNetV3 also add and multiply between them.
+    """
+    operations = base.operations
+    index = {operation.name: number for number, operation in enumerate(operations)}
+    found, earliest = [], len(operations)  # the earliest operation that those from here on read
+    for number in range(len(operations) - 1, -1, -1):
+        if earliest >= number:
+            found.append(number)
+        earliest = min([earliest, *(index[parent] for parent in _parents(operations[number]))])
+    return found[::-1]
 
 
 def deepest_cut(base: keras.Model, fine_tune_at: int) -> int:
-    """Index of the deepest layer below `fine_tune_at` whose output alone feeds all later layers.
+    """Number of the deepest operation below layer `fine_tune_at` whose output alone feeds all later ones.
 
-    Freezing layers [0, fine_tune_at) means nothing up to that layer ever changes, so its output can
-    be computed once. Index 0, the input, is always such a layer: the whole network is the tail.
+    Freezing layers [0, fine_tune_at) means nothing up to that one ever changes, so its output can be computed
+    once. Cut 0 is the input: the whole network is the tail.
     """
-    index = {layer.name: number for number, layer in enumerate(base.layers)}
-    reaches = list(range(len(base.layers)))  # the earliest layer that layers from here on read
-    earliest = len(base.layers)
-    for number in range(len(base.layers) - 1, -1, -1):
-        reaches[number] = earliest
-        parents = [index[parent] for parent in _parents(base.layers[number])]
-        earliest = min([earliest, *parents])
-    cuts = [number for number in range(min(fine_tune_at, len(base.layers))) if reaches[number] >= number]
-    return max(cuts, default=0)
+    first = _operation_of(base, fine_tune_at)
+    return max((cut for cut in cuts(base) if cut < first), default=0)
 
 
-def _parents(layer: Any) -> list[str]:
+def check_single_use(base: keras.Model, what: str) -> None:
+    """Raise ConfigError where a layer of the base is called twice: no cut can be told there."""
+    twice = [one.name for one in base.operations if len(one._inbound_nodes) > 1]
+    if twice:
+        raise ConfigError(f"{what} calls {twice[0]!r} more than once; a base must call each of its layers once")
+
+
+def check_entrance(base: keras.Model, how: Preprocessing) -> None:
+    """Raise ConfigError where pixels would be rescaled by the base and before it, too."""
+    inside = [layer.name for layer in base.layers[:8] if type(layer).__name__ in ("Rescaling", "Normalization")]
+    if inside and how != "inside":
+        raise ConfigError(
+            f"feature_extract.preprocessing: received {how!r}, but the base's own layer {inside[0]!r} rescales its "
+            "input, which would be rescaled twice; set inside"
+        )
+
+
+def layer_number(base: keras.Model, layer: Layer, key: str) -> int:
+    """Index 0 … number of layers of what the parameter `key` names. Raises ConfigError where it names none."""
+    try:
+        number = catalogue.layer_number(layer, len(base.layers), [one.name for one in base.layers])
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from error
+    assert number is not None  # with the names at hand
+    return number
+
+
+def _operation_of(base: keras.Model, layer: int) -> int:
+    """The number of the operation that layer `layer` is."""
+    if layer >= len(base.layers):
+        return len(base.operations)
+    return next(number for number, one in enumerate(base.operations) if one is base.layers[layer])
+
+
+def _parents(operation: Any) -> list[str]:
     # The first node is the call inside the base; a tail built earlier has added its own.
-    nodes = layer._inbound_nodes[:1]
+    nodes = operation._inbound_nodes[:1]
     return [tensor._keras_history.operation.name for node in nodes for tensor in node.input_tensors]
 
 
-def trunk(base: keras.Model, name: str, cut: int) -> keras.Model:
+def trunk(base: keras.Model, how: Preprocessing, cut: int) -> keras.Model:
     """Pixels float32 [N, S, S, 3] of 0-255 → (activations at the cut [N, h, w, c], pooled features [N, channels]).
 
     At cut 0 the activations are the pixels themselves. Channels come last whatever Keras is set to.
     """
     import keras
 
-    pixels, prepared = entrance(base, name)
+    pixels, prepared = entrance(base, how)
     if cut == 0:
         features = base(prepared)
         activations = pixels
     else:
-        both = keras.Model(base.inputs, [base.layers[cut].output, base.output])
+        both = keras.Model(base.inputs, [base.operations[cut].output, base.output])
         activations, features = both(prepared)
-        if _channels_first():
+        if channels_first(base):
             activations = keras.layers.Permute((2, 3, 1))(activations)
-    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(features)
-    return keras.Model(pixels, [activations, pooled], name="trunk")
+    return keras.Model(pixels, [activations, pool(base)(features)], name="trunk")
 
 
-def tail(base: keras.Model, name: str, cut: int) -> keras.Model:
+def pool(base: keras.Model) -> keras.layers.Layer:
+    """The layer that averages the base's features over the picture, to [N, channels]."""
+    import keras
+
+    order = "channels_first" if channels_first(base) else "channels_last"
+    return keras.layers.GlobalAveragePooling2D(data_format=order, name="pool")
+
+
+def tail(base: keras.Model, how: Preprocessing, cut: int) -> keras.Model:
     """Activations at the cut → pooled features, sharing the base's layers and so its weights.
 
     Keras can re-root a base at an inner layer once; build a fresh base for another cut.
@@ -122,23 +212,22 @@ def tail(base: keras.Model, name: str, cut: int) -> keras.Model:
 
     if cut == 0:
         activations = keras.Input(base.input_shape[1:], name="activations")
-        features = base(preprocessing(name)(activations))
-    elif cut == len(base.layers) - 1:  # all of it is frozen: only the head is left to train
+        features = base(preprocessing(how)(activations))
+    elif cut == len(base.operations) - 1:  # all of it is frozen: only the head is left to train
         features = activations = keras.Input(base.output_shape[1:], name="activations")
     else:
-        rest = keras.Model(base.layers[cut].output, base.output)
-        activations = keras.Input(base.layers[cut].output.shape[1:], name="activations")
+        rest = keras.Model(base.operations[cut].output, base.output)
+        activations = keras.Input(base.operations[cut].output.shape[1:], name="activations")
         features = rest(activations)
-    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(features)
-    return keras.Model(activations, pooled, name="tail")
+    return keras.Model(activations, pool(base)(features), name="tail")
 
 
 def multiplications(base: keras.Model, start: int = 0) -> int:
-    """Multiply-adds that one image costs in one forward pass through the convolutions of layers [start, …)."""
+    """Multiply-adds that one image costs in one forward pass through operations [start, …): convolutions, products."""
     total = 0
-    for layer in base.layers[start:]:
-        kernels = [weight.shape for weight in layer.weights if len(weight.shape) == 4]
-        _, height, width, _ = layer.output.shape if kernels else (0, 0, 0, 0)
+    for operation in base.operations[start:]:
+        kernels = [weight.shape for weight in getattr(operation, "weights", ()) if len(weight.shape) in (2, 4)]
+        _, height, width, _ = operation.output.shape if kernels else (0, 0, 0, 0)
         total += sum(math.prod(kernel) * height * width for kernel in kernels)
     return total
 

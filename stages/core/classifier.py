@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stages.core import backbones
+from stages.core.catalogue import Preprocessing
 
 if TYPE_CHECKING:
     import keras
@@ -67,10 +68,9 @@ def from_activations(tail: keras.Model, top: keras.Model, halves: bool = False) 
     return keras.Model(activations, top(keras.layers.Lambda(joined)([activations, *parts])), name="tail_classifier")
 
 
-def from_pixels(base: keras.Model, name: str, top: keras.Model) -> keras.Model:
+def from_pixels(base: keras.Model, how: Preprocessing, top: keras.Model) -> keras.Model:
     """Pixels float32 [N, S, S, 3] of 0-255 → probabilities; preprocessing inside. What is shipped."""
     import keras
 
-    pixels, prepared = backbones.entrance(base, name)
-    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(base(prepared))
-    return keras.Model(pixels, top(pooled), name="classifier")
+    pixels, prepared = backbones.entrance(base, how)
+    return keras.Model(pixels, top(backbones.pool(base)(base(prepared))), name="classifier")

@@ -126,13 +126,15 @@ class _OpenVINO:
 
     def _requests(self, network: keras.Model, batch_size: int) -> list[Any]:
         """Inference requests of a fixed batch size, one more than run at once."""
+        import keras
         import openvino
 
         with tempfile.TemporaryDirectory() as scratch:
             path = f"{scratch}/network.xml"
-            network.export(path, format="openvino", verbose=False)
+            # Keras follows one batch through the network: of an open size it would write 1 into some shapes.
+            signature = [keras.InputSpec(shape=(batch_size, *network.input_shape[1:]), dtype="float32")]
+            network.export(path, format="openvino", verbose=False, input_signature=signature)
             model = self._core.read_model(path)
-            model.reshape([batch_size, *network.input_shape[1:]])
             prepared = openvino.preprocess.PrePostProcessor(model)
             prepared.input(0).tensor().set_element_type(openvino.Type.u8)
             settings = {

@@ -6,10 +6,11 @@ import hashlib
 import json
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core import backbones
+from stages.core import backbones, catalogue
 from stages.core.errors import ConfigError, EnvironmentFault, IntegrityError
 from stages.store.hashes import check_pin
 
@@ -20,12 +21,14 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can carry
 
 
 def pretrained_base(name: str, image_size: int, alpha: float, weights: str, pin: str | None) -> keras.Model:
-    """The catalogue's base with pretrained weights.
+    """A base with pretrained weights: of the catalogue, or from the `.keras` file that `name` is the path of.
 
-    `weights` is "imagenet" (Keras's cache under KERAS_HOME, else its download) or the path of a
-    weights-only HDF5 file, whose SHA-256 must be `pin`. Raises ConfigError where the path or the
+    `weights` is "imagenet" (Keras's cache under KERAS_HOME, else its download), the path of a weights-only HDF5
+    file, or "inside" a `.keras` file; `pin` is the SHA-256 of the file. Raises ConfigError where the path or the
     file's layers do not fit, IntegrityError where the pin does not, EnvironmentFault where Keras cannot fetch.
     """
+    if catalogue.is_local(name):
+        return _local_base(name, image_size, pin)
     if weights == "imagenet":
         try:
             return backbones.build(name, image_size, alpha, "imagenet")
@@ -47,6 +50,40 @@ def pretrained_base(name: str, image_size: int, alpha: float, weights: str, pin:
     assert pin is not None  # the parameter model refuses a path without one
     check_pin(path, pin, "feature_extract.weights_sha256")
     return load_weights(backbones.build(name, image_size, alpha), path, f"feature_extract.weights for {name} {alpha:g}")
+
+
+def _local_base(name: str, image_size: int, pin: str | None) -> keras.Model:
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"feature_extract.backbone: {name!r} is no file; use a catalogue name or a path to .keras")
+    assert pin is not None  # the parameter model refuses a path without one
+    check_pin(path, pin, "feature_extract.weights_sha256")
+    try:
+        base = load(path)
+    except IntegrityError as error:
+        raise ConfigError(
+            f"feature_extract.backbone: {name} cannot be opened without running code of it or of a package "
+            f"({error.__cause__}); save a base of Keras's own layers, without Lambda"
+        ) from error
+    wanted = (None, image_size, image_size, 3)
+    shapes = [getattr(base, each, None) for each in ("input_shape", "output_shape")]
+    if shapes[0] != wanted or not isinstance(shapes[1], tuple) or len(shapes[1]) != 4:
+        raise ConfigError(
+            f"feature_extract.backbone: {name} takes {shapes[0]} and gives {shapes[1]}; a base takes {wanted} "
+            "(feature_extract.image_size) and gives a feature map [None, h, w, channels], without a top"
+        )
+    backbones.check_single_use(base, f"feature_extract.backbone: {name}")
+    return base
+
+
+def architecture(folder: Path, trunk: Mapping[str, Any]) -> keras.Model:
+    """The base that feature_extract used, with random weights; `folder` is its output, `trunk` its trunk.json."""
+    import keras
+
+    settings = trunk["settings"]
+    if not catalogue.is_local(settings["backbone"]):
+        return backbones.build(settings["backbone"], settings["image_size"], settings["alpha"])
+    return keras.models.clone_model(load(folder / "base.keras"))
 
 
 def load_weights(model: keras.Model, path: Path, what: str) -> keras.Model:

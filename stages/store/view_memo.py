@@ -14,7 +14,7 @@ import numpy.typing as npt
 import PIL
 import pyarrow as pa
 
-from stages.core import augmentation, backbones, images, views
+from stages.core import augmentation, backbones, catalogue, images, views
 from stages.core.augmentation import Augmentation
 from stages.store import engines
 from stages.store.features import FeatureWriter
@@ -55,10 +55,12 @@ class ViewMemo:
             **engine.versions,
         }
         of_trunk = {name: trunk["settings"][name] for name in ("backbone", "alpha", "image_size")}
-        of_trunk |= {name: trunk[name] for name in ("cut", "weights_digest")}
+        of_trunk |= {name: trunk[name] for name in ("cut", "preprocessing", "weights_digest")}
+        if catalogue.is_local(of_trunk["backbone"]):
+            of_trunk["base_sha256"] = trunk["settings"]["weights_sha256"]  # the weights' digest tells no architecture
         self._features = TensorMemo(
             ROOT / "features" / fingerprint(
-                [images, augmentation, views, backbones, engines],
+                [images, augmentation, views, backbones, catalogue, engines],
                 {**PIXEL_VERSIONS, **made_by, "trunk": json.dumps(of_trunk)},
             ),
             (int(np.prod(self._activation_shape or (0,))) + self._pooled,), np.float16,

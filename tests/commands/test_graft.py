@@ -25,7 +25,19 @@ def test_help_names_every_command() -> None:
     done = graft("--help")
     assert done.returncode == 0
     modules = {path.stem for path in (ROOT / "commands").glob("*.py")} - {"__init__", "__main__"}
-    assert modules == {"accept", "add", "changes", "check", "drift", "lineage", "memo", "plan", "predict", "report"}
+    assert modules == {
+        "accept",
+        "add",
+        "backbones",
+        "changes",
+        "check",
+        "drift",
+        "lineage",
+        "memo",
+        "plan",
+        "predict",
+        "report",
+    }
     for name in modules:
         assert f" {name} " in done.stdout
 
@@ -81,3 +93,17 @@ def test_errors_know_their_exit_codes() -> None:
     codes = {kind.__name__: kind.exit_code for kind in errors.GraftError.__subclasses__()}
     assert codes == {"ConfigError": 2, "DataRejected": 3, "IntegrityError": 4, "EnvironmentFault": 5, "Busy": 6}
     assert issubclass(ConfigError, errors.GraftError)
+
+
+def test_backbones_lists_the_catalogue_and_where_a_base_may_be_cut() -> None:
+    listed = graft("backbones").stdout
+    for name in ("MobileNetV2", "ResNet101V2", "EfficientNetB7", "ConvNeXtTiny", "NASNetMobile", "DenseNet121"):
+        assert f" {name} " in listed
+    of_one = graft("backbones", "MobileNetV2", "--image-size", "160")
+    lines = [line.split() for line in of_one.stdout.splitlines()]
+    (line,) = (line for line in lines if line[2:3] == ["block_10_project_BN"])
+    assert line[:2] == ["98", "block_11_expand"]
+    assert " ".join(line[3:8]) == "10 x 10 x 96"
+    wrong = graft("backbones", "ResNet")
+    assert wrong.returncode == 2
+    assert "received 'ResNet'; must be one of MobileNet, " in wrong.stderr

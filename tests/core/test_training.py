@@ -54,7 +54,7 @@ def build(seed: int = 3) -> tuple[Any, Any, Any]:
     base.load_weights(WEIGHTS)
     head = classifier.head(1280, CLASSES, 0.2, seed)
     backbones.freeze_below(base, 100)
-    return base, head, classifier.from_activations(backbones.tail(base, "MobileNetV2", 97), head)
+    return base, head, classifier.from_activations(backbones.tail(base, "tf", 97), head)
 
 
 def batches(tensors: np.ndarray, labels: np.ndarray, seed: int | None = 1) -> Any:
@@ -66,7 +66,7 @@ def batches(tensors: np.ndarray, labels: np.ndarray, seed: int | None = 1) -> An
 def stored(base: Any, pictures: np.ndarray) -> np.ndarray:
     from stages.core import backbones
 
-    return np.asarray(backbones.trunk(base, "MobileNetV2", 97)(pictures.astype(np.float32))[0]).astype(np.float16)
+    return np.asarray(backbones.trunk(base, "tf", 97)(pictures.astype(np.float32))[0]).astype(np.float16)
 
 
 def test_the_tail_learns_while_frozen_layers_and_statistics_stay_bit_equal(stripes: Any) -> None:
@@ -93,7 +93,7 @@ def test_the_tail_learns_while_frozen_layers_and_statistics_stay_bit_equal(strip
     assert all(map(np.array_equal, norms_before, [w.numpy() for layer in norms for w in layer.weights]))
     assert not np.array_equal(late_before, base.get_layer("Conv_1").get_weights()[0])
     # From pixels the shipped model answers what the trained tail does, within fp16 rounding of the activations.
-    whole = np.asarray(classifier.from_pixels(base, "MobileNetV2", head)(pictures.astype(np.float32), training=False))
+    whole = np.asarray(classifier.from_pixels(base, "tf", head)(pictures.astype(np.float32), training=False))
     np.testing.assert_allclose(whole, np.asarray(model(activations.astype(np.float32), training=False)), atol=0.02)
     np.testing.assert_allclose(whole.sum(1), 1.0, atol=1e-5)
 
@@ -305,7 +305,7 @@ def test_a_tail_run_in_halves_gives_the_same_probabilities_and_gradients(rows: i
     from stages.core import backbones, classifier
 
     base, head, whole = build()
-    halves = classifier.from_activations(backbones.tail(base, "MobileNetV2", 97), head, halves=True)
+    halves = classifier.from_activations(backbones.tail(base, "tf", 97), head, halves=True)
     generator = np.random.default_rng(rows)
     activations = generator.standard_normal((rows, *whole.input_shape[1:]), np.float32)
     labels = generator.integers(0, CLASSES, rows)

@@ -26,7 +26,7 @@ engine = engines.start(name, threads, 0)
 base = backbones.build(architecture, 64, alpha)
 if weights:
     models.load_weights(base, Path(weights), "the test")
-trunk = backbones.trunk(base, architecture, cut)
+trunk = backbones.trunk(base, backbones.CATALOGUE[architecture].preprocessing, cut)
 pixels = np.random.default_rng(0).integers(0, 256, (21, 64, 64, 3)).astype(np.uint8)
 found = {}
 for size in sizes:
@@ -89,7 +89,17 @@ def test_the_thread_count_changes_no_bit(tmp_path: Path) -> None:
     assert all(np.array_equal(other[name], two[name]) for name in two)
 
 
-@pytest.mark.parametrize(("architecture", "alpha", "cut"), [("MobileNet", 0.25, 60), ("MobileNetV2", 0.35, 0)])
+@pytest.mark.parametrize(
+    ("architecture", "alpha", "cut"),
+    [
+        ("MobileNet", 0.25, 60),
+        ("MobileNetV2", 0.35, 0),
+        ("EfficientNetB0", 1.0, 118),
+        ("DenseNet121", 1.0, 140),  # channels last in OpenVINO too
+        ("ConvNeXtTiny", 1.0, 60),
+        ("ResNet50", 1.0, 80),  # swaps the channels
+    ],
+)
 def test_other_networks_and_cuts_agree(tmp_path: Path, architecture: str, alpha: float, cut: int) -> None:
     weights = LETTERS if architecture == "MobileNetV2" else None
     if weights is None:

@@ -46,6 +46,52 @@ def test_wrong_pin_path_or_shape_is_refused(tmp_path: Path) -> None:
         models.pretrained_base("MobileNetV2", 96, 0.5, str(LETTERS), hashes.sha256_of_file(LETTERS))
 
 
+def own_base(path: Path, side: int = 32) -> str:
+    """A base of its own as its maker would save it; its pin."""
+    import keras
+
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((side, side, 3))
+    made = keras.layers.Conv2D(4, 3, strides=2, name="stem")(inputs)
+    made = keras.layers.BatchNormalization(name="stem_bn")(made)
+    keras.Model(inputs, keras.layers.Conv2D(6, 3, name="top")(made)).save(path)
+    return hashes.sha256_of_file(path)
+
+
+def test_a_base_by_path_is_pinned_opened_without_running_code_and_built_anew(tmp_path: Path) -> None:
+    import keras
+
+    path = tmp_path / "base.keras"
+    pin = own_base(path)
+    base = models.pretrained_base(str(path), 32, 1.0, "inside", pin)
+    assert [layer.name for layer in base.layers][1:] == ["stem", "stem_bn", "top"]
+    trunk = {"settings": {"backbone": str(path), "image_size": 32, "alpha": 1.0}}
+    models.save(base, tmp_path / "base.keras")
+    anew = models.architecture(tmp_path, trunk)
+    assert [weight.shape for weight in anew.weights] == [weight.shape for weight in base.weights]
+    assert models.weights_digest(anew) != models.weights_digest(base), "random weights, as from scratch wants"
+
+    with pytest.raises(IntegrityError, match=r"feature_extract\.weights_sha256 pins 0000"):
+        models.pretrained_base(str(path), 32, 1.0, "inside", "0" * 64)
+    with pytest.raises(ConfigError, match=r"takes \(None, 32, 32, 3\).*a base takes \(None, 64, 64, 3\)"):
+        models.pretrained_base(str(path), 64, 1.0, "inside", hashes.sha256_of_file(path))
+    with pytest.raises(ConfigError, match="is no file"):
+        models.pretrained_base(str(tmp_path / "none.keras"), 32, 1.0, "inside", pin)
+    inputs = keras.Input((32, 32, 3))
+    top = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(inputs))
+    keras.Model(inputs, top).save(tmp_path / "topped.keras")
+    with pytest.raises(ConfigError, match="without a top"):
+        models.pretrained_base(
+            str(tmp_path / "topped.keras"), 32, 1.0, "inside", hashes.sha256_of_file(tmp_path / "topped.keras")
+        )
+    hostile = keras.Model(inputs, keras.layers.Lambda(lambda pixels: pixels * 2)(inputs))
+    hostile.save(tmp_path / "hostile.keras")
+    with pytest.raises(ConfigError, match="without running code"):
+        models.pretrained_base(
+            str(tmp_path / "hostile.keras"), 32, 1.0, "inside", hashes.sha256_of_file(tmp_path / "hostile.keras")
+        )
+
+
 def test_imagenet_weights_come_from_kerass_cache(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shared weights lie under the names Keras looks for; no network is asked."""
     import keras

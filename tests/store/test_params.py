@@ -65,7 +65,7 @@ exprot: {}
         "line 5: split.test_fraction: received 0.95 (float); must be a number >= 0.01 and <= 0.5",
         "line 6: split.sed: unknown key; did you mean 'seed'?",
         "line 8: feature_extract.views: received 0 (int); must be an integer >= 1 and <= 64",
-        "line 9: feature_extract.backbone: received 'ResNet' (str); must be one of 'MobileNet', 'MobileNetV2'",
+        "line 9: feature_extract.backbone: received 'ResNet'; must be the path of a .keras file or one of ResNet",
         "line 10: feature_extract.augmentation.rotation: received 2.0 (float); must be a number >= 0.0 and <= 0.5",
         "line 10: feature_extract.augmentation.spin: unknown key; legal keys: ",
         "line 12: fine_tune.head.epochs: received 2.5 (float); must be an integer >= 0 and <= 10000",
@@ -88,6 +88,37 @@ def test_rules_between_blocks(tmp_path: Path) -> None:
     assert "fine_tune.from_scratch: received true" in message
     assert "download.watch: missing; the path DVC watches" in message
     assert "split.val_fraction: with test_fraction it takes 0.9" in message
+
+
+@pytest.mark.parametrize(
+    ("extract", "tune", "expected"),
+    [
+        ("backbone: EfficientNetB0", "fine_tune_at: 999", "fine_tune.fine_tune_at: received 999; the base has 237"),
+        ("backbone: ResNet50, alpha: 0.5", "", "feature_extract.alpha: received 0.5; ResNet50 has one width, 1"),
+        ("backbone: InceptionV3, image_size: 64", "", "feature_extract.image_size: received 64; InceptionV3 needs 75"),
+        ("backbone: NASNetMobile", "", "received 160; Keras has NASNetMobile's weights for 224 alone"),
+        ("backbone: ResNet50, preprocessing: tf", "", "feature_extract.preprocessing: received 'tf'; ResNet50 has its"),
+        ("cut_at: -999", "", "feature_extract.cut_at: received -999; the base has 154 layers"),
+        ("cut_at: 0.9", "fine_tune_at: -40", "received -40; layers below feature_extract.cut_at (0.9) are stored"),
+        ("backbone: mine.keras", "", "feature_extract.weights: received 'imagenet'; must be 'inside'"),
+        ("backbone: mine.keras", "", "feature_extract.weights_sha256: missing; a local base must be pinned"),
+        ("backbone: mine.keras", "", "feature_extract.preprocessing: missing; a .keras file needs one of tf, caffe"),
+        ("cut_at: true", "", "feature_extract.cut_at"),
+    ],
+)
+def test_a_base_and_its_layers_are_checked_before_any_stage(
+    tmp_path: Path, extract: str, tune: str, expected: str
+) -> None:
+    text = LEGAL.replace("feature_extract: {}", f"feature_extract: {{{extract}}}")
+    assert expected in problems(tmp_path, text.replace("fine_tune: {}", f"fine_tune: {{{tune}}}"))
+
+
+@pytest.mark.parametrize("at", ["block_11_expand", "-54", "0.65", "100"])
+def test_a_layer_may_be_named_in_four_ways(tmp_path: Path, at: str) -> None:
+    path = tmp_path / "params.yaml"
+    text = LEGAL.replace("fine_tune: {}", f"fine_tune: {{fine_tune_at: {at}}}")
+    path.write_text(text.replace("feature_extract: {}", f"feature_extract: {{cut_at: {at}}}"))
+    params.read_all(path)
 
 
 @pytest.mark.parametrize(
