@@ -192,7 +192,8 @@ def _tried(root: Path, project: Project, champion: Champion | None, images: set[
     `models` counts the challenger too; `unknown` those whose split is no longer in DVC's cache here.
     """
     since = git.beyond(root, champion.commit) if champion else None
-    before, after = set(), set()
+    before: set[tuple[str, bool | None]] = set()
+    after: set[tuple[str, bool | None]] = set()
     test_of: dict[str, bool | None] = {}
     for version in project.versions():
         inputs = _inputs(version, "evaluate")

@@ -29,8 +29,8 @@ FAULTS: tuple[type[GraftError], ...] = (ConfigError, IntegrityError, Environment
 class Change(StrEnum):
     """What a person may take upon themselves."""
 
-    classes = "classes"
-    split = "split"
+    CLASSES = "classes"
+    SPLIT = "split"
 
 
 def promote(

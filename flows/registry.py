@@ -53,7 +53,7 @@ class Registry:
         self._assigned = max(assigned, key=lambda one: one[:2], default=None)
 
     def champion(self) -> Champion | None:
-        """None where none was ever assigned, or the last was withdrawn (`gto deprecate`, `gto unassign`)."""
+        """None where none was ever assigned, or the last was withdrawn (`gto deprecate`)."""
         if self._assigned is None or self._assigned[3]:
             return None
         tag = self._assigned[2]

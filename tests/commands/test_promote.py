@@ -300,3 +300,5 @@ def test_the_last_assignment_counts_also_within_a_second(tmp_path: Path) -> None
     assert now.commit == shas[-1]
     shown = project.python("-m", "gto", "show", "classifier#champion", "--json")
     assert shas[-1] in shown
+    project.python("-m", "gto", "deprecate", "classifier", "v2.6.0", "champion")
+    assert Registry(project.folder).champion() is None
