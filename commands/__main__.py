@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from commands import accept, add, backbones, changes, check, drift, lineage, memo, plan, predict, report
+from commands import accept, add, backbones, changes, check, drift, lineage, memo, plan, predict, promote, report
 from stages.core.errors import EnvironmentFault, GraftError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command()(lineage.lineage)
 app.command()(memo.memo)
 app.command()(plan.plan)
 app.command()(predict.predict)
+app.command()(promote.promote)
 app.command()(report.report)
 
 

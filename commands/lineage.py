@@ -26,7 +26,8 @@ def lineage(
     The file is told by its bytes, wherever it lies, among all that dvc.lock records now or did at any commit.
     """
     from flows.faults import Refused
-    from flows.lineage import NotFound, Unknown, trace
+    from flows.lineage import trace
+    from flows.recorded import NotFound, Unknown
 
     if not file.exists():
         raise ConfigError(f"{file}: not found; give a file that was exported, or a copy of it")

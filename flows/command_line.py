@@ -31,6 +31,7 @@ def main(pipeline: Flow[..., State[Any]]) -> None:
         wait=asked.wait,
         gpu_pool=asked.gpu_pool,
         gpu_remote=asked.gpu_remote,
+        promote=asked.promote,
         return_state=True,
     )
     sys.exit(exit_code(state))
@@ -67,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--gpu-pool", help="work pool for stages marked `resource: gpu`")
     parser.add_argument("--gpu-remote", help="DVC remote to GPU workers with their own clone")
+    parser.add_argument(
+        "--promote", choices=["off", "decide", "promote"], default="off", help="what `graft promote` does after export"
+    )
     return parser
 
 

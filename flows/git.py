@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import itertools
 import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from flows.faults import Refused, WrongRequest
+from flows.faults import CheckoutBusy, Refused, WrongRequest
+
+
+class TagTaken(CheckoutBusy):
+    """Another process or machine made the tag first."""
 
 
 def commit_of(root: Path, ref: str) -> str:
@@ -74,6 +80,73 @@ def content(root: Path, commit: str, path: str) -> bytes | None:
     return done.stdout if done.returncode == 0 else None
 
 
+@dataclass(frozen=True)
+class Tag:
+    """An annotated tag; `commit` is what it points at, `time` seconds since 1970, `message` all but its first line."""
+
+    name: str
+    commit: str
+    time: int
+    message: str
+
+
+def tags(root: Path, *patterns: str) -> list[Tag]:
+    """The annotated tags whose names match one of the patterns, as `classifier#*`, in no order."""
+    fields = "%00".join(
+        ("%(refname:lstrip=2)", "%(*objecttype)", "%(*objectname)", "%(taggerdate:unix)", "%(contents:body)")
+    )
+    wanted = [f"refs/tags/{pattern}" for pattern in patterns]
+    text = _git(root, "for-each-ref", f"--format={fields}%00", *wanted).stdout
+    parts = text.split("\0")[:-1]
+    rows = [
+        [one.lstrip("\n") if at == 0 else one for at, one in enumerate(parts[start : start + 5])]
+        for start in range(0, len(parts), 5)
+    ]
+    return [Tag(name, commit, int(time or 0), body) for name, kind, commit, time, body in rows if kind == "commit"]
+
+
+def create_tags(root: Path, commit: str, names: Sequence[str], message: str, time: int) -> dict[str, str]:
+    """Annotated tags at a commit, all or none; each name with its tag object's SHA.
+
+    Raises TagTaken where one is there already, also where another process makes it at this moment.
+    """
+    made = {}
+    who = _git(root, *_author(root), "var", "GIT_COMMITTER_IDENT").stdout.rpartition(">")[0]
+    for name in names:
+        text = f"object {commit}\ntype commit\ntag {name}\ntagger {who}> {time} +0000\n\n{message}\n"
+        made[name] = _git(root, "mktag", stdin=text).stdout.strip()
+    orders = ["start", *(f"create refs/tags/{name} {sha}" for name, sha in made.items()), "prepare", "commit"]
+    done = _git(root, "update-ref", "--stdin", check=False, stdin="\n".join(orders) + "\n")
+    if done.returncode:
+        raise TagTaken(f"{', '.join(names)}: {done.stderr.strip()}")
+    return made
+
+
+def delete_tags(root: Path, made: Mapping[str, str]) -> None:
+    """Take back tags that `create_tags` made, if they are still those."""
+    orders = "".join(f"delete refs/tags/{name} {sha}\n" for name, sha in made.items())
+    _git(root, "update-ref", "--stdin", stdin=orders)
+
+
+def push_tags(root: Path, names: Sequence[str]) -> None:
+    """Send tags to `origin`, all or none. Raises TagTaken where it has others of these names, else Refused."""
+    refs = [f"refs/tags/{name}" for name in names]
+    done = _git(root, "push", "--quiet", "--atomic", "origin", *refs, check=False, timeout=300)
+    if done.returncode:
+        why = done.stderr.strip()
+        raise (TagTaken if "already exists" in why or "rejected" in why else Refused)(f"{root}: git push: {why}")
+
+
+def fetch_tags(root: Path) -> None:
+    """Bring origin's tags. Raises Refused where it cannot be reached, or has another tag of a name that is here."""
+    _git(root, "fetch", "--quiet", "--tags", "origin", timeout=120)
+
+
+def beyond(root: Path, commit: str) -> set[str]:
+    """The commits of all branches and tags that `commit` does not contain."""
+    return set(_git(root, "rev-list", "--all", "--not", commit).stdout.split())
+
+
 def switch(root: Path, commit: str) -> None:
     """Put the working tree at a commit, detached. Modified tracked files are not overwritten: that is Refused."""
     _git(root, "-c", "advice.detachedHead=false", "checkout", "--quiet", "--detach", commit)
@@ -109,9 +182,7 @@ def commit_as_branch(worktree: Path, paths: list[str], name: str, message: str) 
     An existing branch is never moved, because somebody may have committed to it: one with the same content is
     the answer, beside any other a branch `name`-2, -3 … is made.
     """
-    settings = ["-c", "commit.gpgsign=false"]  # nobody is there to type a passphrase
-    if not _git(worktree, "config", "user.email", check=False).stdout.strip():
-        settings += ["-c", "user.name=graft", "-c", "user.email=graft@localhost"]
+    settings = ["-c", "commit.gpgsign=false", *_author(worktree)]  # nobody is there to type a passphrase
     _git(worktree, "add", "--", *paths)
     _git(worktree, *settings, "commit", "--quiet", "--allow-empty", "--no-verify", "-m", message)
     made = _git(worktree, "rev-parse", "HEAD^{tree}").stdout.strip()
@@ -126,10 +197,19 @@ def commit_as_branch(worktree: Path, paths: list[str], name: str, message: str) 
     raise AssertionError
 
 
-def _git(root: Path, *arguments: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def _author(root: Path) -> list[str]:
+    """Settings that name somebody where git's own do not."""
+    if _git(root, "config", "user.email", check=False).stdout.strip():
+        return []
+    return ["-c", "user.name=graft", "-c", "user.email=graft@localhost"]
+
+
+def _git(
+    root: Path, *arguments: str, check: bool = True, timeout: float = 60, stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+            ["git", *arguments], cwd=root, capture_output=True, text=True, timeout=timeout, input=stdin
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Refused(f"{root}: git {arguments[0]} did not work: {error}") from None

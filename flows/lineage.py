@@ -6,56 +6,20 @@ did not. So each input is followed to an entry, of this dvc.lock or another comm
 
 from __future__ import annotations
 
-import hashlib
 import json
 import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows import git
-from flows.markdown import printable
-
-LOCK = "dvc.lock"
-HERE = "in the working tree, not committed"
-BLOCK = 2**20
-
-
-class Unknown(Exception):
-    """No dvc.lock records these bytes, or there is no project. One line."""
-
-
-class NotFound(Exception):
-    """What is recorded is not in DVC's cache here. One line."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """One content of dvc.lock and where it was first recorded."""
-
-    recorded: str  # for people
-    commit: str | None
-    stages: dict[str, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A stage as one version records it."""
-
-    stage: str
-    version: Version
-
-    @property
-    def lock(self) -> dict[str, Any]:
-        return self.version.stages[self.stage]
+from flows.recorded import LOCK, Entry, NotFound, Project, Unknown, Version, first, md5_of, opened, within
 
 
 class Lineage:
     """The entries that led to one file."""
 
-    def __init__(self, project: _Project, versions: list[Version], matches: list[tuple[Entry, str]]) -> None:
+    def __init__(self, project: Project, versions: list[Version], matches: list[tuple[Entry, str]]) -> None:
         """`matches` are the entries with an output of these bytes, and its path there; the first is followed."""
         entry, path = matches[0]
         self._project, self._versions, self._path = project, versions, path
@@ -120,7 +84,7 @@ class Lineage:
         for version in candidates:
             for stage, lock in version.stages.items():
                 for out in lock.get("outs", []):
-                    if stage == entry.stage or not _within(dep["path"], out["path"]):
+                    if stage == entry.stage or not within(dep["path"], out["path"]):
                         continue
                     fits = self._project.holds(out, dep["path"], dep.get("md5"))
                     if fits:
@@ -200,18 +164,10 @@ def trace(root: Path, file: Path) -> Iterator[Lineage]:
     Raises Unknown where nothing recorded has these bytes, or for no project; NotFound where too little is in the
     cache to tell.
     """
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    wanted = [_md5(path) for path in (sorted(file.rglob("*")) if file.is_dir() else [file]) if path.is_file()]
+    wanted = [md5_of(path) for path in (sorted(file.rglob("*")) if file.is_dir() else [file]) if path.is_file()]
     if not wanted:
         raise Unknown(f"{file}: holds no file")
-    try:
-        repo = Repo(str(root))
-    except DvcException as error:
-        raise Unknown(f"{root}: {error}; start in the project's folder") from error
-    with repo:
-        project = _Project(repo)
+    with opened(root) as project:
         versions = project.versions()
         unseen = 0
         matches: list[tuple[Entry, str]] = []
@@ -236,122 +192,8 @@ def trace(root: Path, file: Path) -> Iterator[Lineage]:
     raise Unknown(f"{file}: no stage wrote these bytes, by {looked}; was it changed, or made in another project?")
 
 
-def first(versions: list[Version], stage: str, version: Version) -> Entry:
-    """The same entry as the version has it that recorded it before all others."""
-    lock = version.stages[stage]
-    return Entry(stage, [one for one in versions if one.stages.get(stage) == lock][-1])
-
-
-class _Project:
-    """What git and DVC's cache hold."""
-
-    def __init__(self, repo: Any) -> None:
-        self._repo = repo
-        self._root = Path(repo.root_dir)
-        self._listings: dict[str, dict[str, str] | None] = {}
-        self._modules: dict[tuple[str, str], str | None] = {}
-
-    def versions(self) -> list[Version]:
-        """Each content that dvc.lock had, the newest first, as the commit has it that recorded it first."""
-        found: dict[str, Version] = {}
-        for commit, text, said in self._history():
-            # From the newest on: an older commit with the same content is the one that recorded it.
-            found.pop(text, None)
-            found[text] = Version(said, commit, _stages(text))
-        here = self._root / LOCK
-        if here.is_file():
-            text = here.read_text(encoding="utf-8")
-            if text not in found:
-                found = {text: Version(HERE, None, _stages(text)), **found}
-        if not found:
-            raise Unknown(f"{here}: not found, and no commit has one; run `dvc repro`")
-        return list(found.values())
-
-    def _history(self) -> Iterator[tuple[str, str, str]]:
-        for commit, said in git.commits_of(self._root, LOCK):
-            content = git.content(self._root, commit, LOCK)
-            if content:
-                text = content.decode("utf-8", "replace")
-                yield commit, text, printable(f"by commit {commit[:12]} of {said}")
-
-    def md5_at(self, commit: str, path: str) -> str | None:
-        """MD5 (hex) of a module as a commit has it; None where it has none."""
-        if (commit, path) not in self._modules:
-            content = git.content(self._root, commit, path)
-            found = None if content is None else hashlib.md5(content, usedforsecurity=False).hexdigest()
-            self._modules[commit, path] = found
-        return self._modules[commit, path]
-
-    def listing(self, out: dict[str, Any]) -> dict[str, str] | None:
-        """MD5 by path inside an output, "" for one that is a file; None where the cache does not have it."""
-        md5 = out.get("md5", "")
-        if not md5.endswith(".dir"):
-            return {"": md5}
-        if md5 not in self._listings:
-            path = self._object(md5)
-            entries = json.loads(path.read_bytes()) if path.is_file() else None
-            self._listings[md5] = None if entries is None else {one["relpath"]: one["md5"] for one in entries}
-        return self._listings[md5]
-
-    def holds(self, out: dict[str, Any], path: str, md5: str | None) -> bool | None:
-        """Whether the output had `md5` at `path`, which lies in it; None where the cache cannot tell."""
-        if path == out["path"]:
-            return bool(md5 == out.get("md5"))
-        listing = self.listing(out)
-        if listing is None:
-            return None
-        inside = path.removeprefix(f"{out['path']}/")
-        if not (md5 or "").endswith(".dir"):
-            return listing.get(inside) == md5
-        below = {name.removeprefix(f"{inside}/"): one for name, one in listing.items() if name.startswith(f"{inside}/")}
-        wanted = self.listing({"md5": md5})
-        return _dir_md5(below) == md5 if wanted is None else below == wanted
-
-    def content(self, lock: dict[str, Any], path: str) -> Path | None:
-        """The cached file that a stage's entry records at `path`; None where it is not in the cache."""
-        for out in lock.get("outs", []):
-            if _within(path, out["path"]) and (listing := self.listing(out)) is not None:
-                md5 = listing.get(path.removeprefix(out["path"]).lstrip("/"))
-                if md5 and (found := self._object(md5)).is_file():
-                    return found
-        return None
-
-    def _object(self, md5: str) -> Path:
-        return Path(self._repo.cache.local.path) / md5[:2] / md5[2:]
-
-
-def _stages(text: str) -> dict[str, dict[str, Any]]:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        found = YAML(typ="safe").load(text)
-    except YAMLError:  # a commit with conflict marks
-        return {}
-    stages = found.get("stages") if isinstance(found, dict) else None
-    return stages if isinstance(stages, dict) else {}
-
-
 def _place(out: str, listing: dict[str, str], wanted: list[str]) -> str:
     """Where the wanted files lie in an output: a file, or the folder that holds them all."""
     names = [name for name, md5 in listing.items() if md5 in wanted]
     inside = names[0] if len(wanted) == 1 else posixpath.commonpath(names)
     return f"{out}/{inside}".rstrip("/")
-
-
-def _within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(f"{folder}/")
-
-
-def _dir_md5(listing: dict[str, str]) -> str:
-    """DVC's name for a folder of these files: the MD5 of its listing as JSON, ordered by path."""
-    entries = [{"md5": md5, "relpath": path} for path, md5 in sorted(listing.items())]
-    return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
-
-
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

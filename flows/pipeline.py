@@ -19,7 +19,7 @@ from prefect.runtime import flow_run
 from prefect.states import Failed
 from pydantic import Field
 
-from flows import artifacts, checkout, heartbeat, listing
+from flows import artifacts, checkout, heartbeat, listing, promotion
 from flows.dvc_door import Door
 from flows.faults import Refused
 from flows.redact import redact
@@ -46,6 +46,7 @@ def pipeline(
     wait: Annotated[float, Field(ge=0)] = 3600.0,
     gpu_pool: str | None = None,
     gpu_remote: str | None = None,
+    promote: promotion.Mode = "off",
 ) -> State[Any]:
     """Run the pipeline on this checkout.
 
@@ -60,6 +61,8 @@ def pipeline(
         gpu_pool: work pool for stages marked `resource: gpu` in dvc.yaml; none runs them here.
         gpu_remote: DVC remote that carries data to GPU workers with a clone of their own; none means
             that they share this checkout.
+        promote: after export, "decide" shows whether the model should replace the champion, "promote" tags
+            it, too, where it is committed (`graft promote`); neither fails the run.
     """
     pool = GpuPool(gpu_pool, gpu_remote) if gpu_pool else None
     try:
@@ -71,6 +74,7 @@ def pipeline(
             fine_tune(run)
             evaluate(run)
             export(run)
+            promotion.after_export(run, promote, ref is None and not overrides, get_run_logger().info)
             return run.outcome()
     except Refused as refusal:
         return Failed(name=refusal.name, message=f"not run (exit {refusal.exit_code})\n{refusal}")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.lineage import HERE, Lineage, NotFound, Unknown, trace
+from flows.lineage import Lineage, trace
+from flows.recorded import HERE, NotFound, Unknown
 from tests.flows.toy import STAGES, Toy
 
 

@@ -30,6 +30,7 @@ from prefect import flow
 def pipeline(
     targets: list[str] | None = None, force: bool = False, overrides: dict[str, Any] | None = None,
     ref: str | None = None, wait: float = 3600, gpu_pool: str | None = None, gpu_remote: str | None = None,
+    promote: str = "off",
 ):
     # A grandchild in a session of its own is the hardest to end.
     subprocess.run([sys.executable, "-c", "import time; time.sleep(600)", "the-stage"], start_new_session=True)
