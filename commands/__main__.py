@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from commands import accept, add, changes, check, drift, lineage, memo, plan, predict, report
+from commands import accept, add, changes, check, drift, lineage, memo, plan, predict, publish, report
 from stages.core.errors import EnvironmentFault, GraftError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command()(lineage.lineage)
 app.command()(memo.memo)
 app.command()(plan.plan)
 app.command()(predict.predict)
+app.command()(publish.publish)
 app.command()(report.report)
 
 
