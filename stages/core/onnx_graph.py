@@ -29,7 +29,7 @@ def canonical(model: Any) -> None:
     constants = {constant.name: constant for constant in graph.initializer}
     names = {"": "", taken.name: INPUT, given.name: OUTPUT}
     counted: Counter[str] = Counter()
-    used = []
+    used: list[Any] = []
     for node in nodes:
         for name in node.input:
             if name in constants and name not in names:
