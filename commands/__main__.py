@@ -8,7 +8,21 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from commands import accept, add, backbones, changes, check, drift, lineage, memo, plan, predict, promote, report
+from commands import (
+    accept,
+    add,
+    backbones,
+    changes,
+    check,
+    drift,
+    lineage,
+    memo,
+    plan,
+    predict,
+    promote,
+    publish,
+    report,
+)
 from stages.core.errors import EnvironmentFault, GraftError
 
 app = typer.Typer(
@@ -28,6 +42,7 @@ app.command()(memo.memo)
 app.command()(plan.plan)
 app.command()(predict.predict)
 app.command()(promote.promote)
+app.command()(publish.publish)
 app.command()(report.report)
 
 

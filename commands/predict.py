@@ -32,6 +32,7 @@ class Format(StrEnum):
     litert = "litert"
     litert_int8 = "litert_int8"
     openvino = "openvino"
+    onnx = "onnx"
 
 
 def predict(

@@ -3,8 +3,8 @@
 Reads   data/fine_tune/{model.keras, training.json}, reports/evaluate/{details.json, predictions.parquet},
         data/feature_extract/trunk.json, data/split/, data/validate/classes.json,
         data/download/{dataset.json, source.json, images/}
-Writes  data/export/{saved_model/, model.keras, model.tflite, model_int8.tflite, openvino/, certificate.json,
-        labels.txt, MODEL_CARD.md}
+Writes  data/export/{saved_model/, model.keras, model.tflite, model_int8.tflite, openvino/, model.onnx,
+        certificate.json, labels.txt, MODEL_CARD.md}; model.onnx where params.yaml asks for it
 Run     python -m stages.export
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import re
 import shutil
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -21,13 +20,24 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from stages.core import certificate, images, model_card
+from stages.core import certificate, images, labels, model_card
 from stages.core.errors import IntegrityError
 from stages.core.parameters import StageParams
 from stages.core.schemas import PREDICTIONS, SPLIT
-from stages.store import documents, hashes, outputs, params, pictures, process, saved_model, tables, tensorflow_runtime
+from stages.store import (
+    documents,
+    hashes,
+    onnx_model,
+    outputs,
+    params,
+    pictures,
+    process,
+    saved_model,
+    tables,
+    tensorflow_runtime,
+)
 
 MODEL = Path("data/fine_tune/model.keras")
 CARD_FACTS = {
@@ -49,12 +59,21 @@ NAMED_VERSIONS = ("graft", "tensorflow", "keras", "numpy", "pillow", "pyarrow", 
 class ExportParams(StageParams):
     """Which formats are written, and how closely they must agree with the model that was evaluated."""
 
-    formats: list[Literal["keras", "litert", "litert_int8", "openvino"]] = Field(
-        ["keras", "litert", "litert_int8", "openvino"], description="beside saved_model, which is always written"
+    formats: list[Literal["keras", "litert", "litert_int8", "openvino", "onnx"]] = Field(
+        ["keras", "litert", "litert_int8", "openvino"],
+        description="beside saved_model, which is always written; onnx needs the extra of that name",
     )
     certified_images: int = Field(1000, ge=1, description="test images each format is compared on, at most")
     smoke_images: int = Field(8, ge=1, le=1024, description="test images the exported model is tried on")
     tolerance: float = Field(0.02, gt=0.0, le=1.0, description="largest allowed difference of a probability")
+
+    @field_validator("formats")
+    @classmethod
+    def _can_be_written(cls, formats: list[str]) -> list[str]:
+        """Refused here, no stage starts: an hour of training should not end at a package that is not there."""
+        if "onnx" in formats and (why := onnx_model.missing()):
+            raise ValueError(why)
+        return formats
 
 
 def main() -> str:
@@ -89,7 +108,7 @@ def main() -> str:
                     log.warning(why)
                     _remove(path)
         documents.write(out / "certificate.json", found)
-        (out / "labels.txt").write_text("".join(f"{one_line(label)}\n" for label in classes), encoding="utf-8")
+        (out / "labels.txt").write_text(labels.text(classes), encoding="utf-8")
         digests = {
             "trained images, labels and splits": facts["split"]["digest"],
             "pretrained weights": facts["trunk"]["weights_digest"],
@@ -140,11 +159,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path.parent)
     else:
         path.unlink()
-
-
-def one_line(label: str) -> str:
-    """A label as labels.txt holds it: a class folder's name may hold line breaks, a line may not."""
-    return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", label)
 
 
 def _smoke_set(count: int) -> list[tuple[bytes, list[float]]]:

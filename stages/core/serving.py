@@ -1,7 +1,8 @@
-"""The exported model's graph: from the bytes of a JPEG or PNG file to labels and probabilities.
+"""The exported model's graph: from the bytes of an image file to labels and probabilities.
 
 Every step mirrors `images.decode` and `images.resize`, in TensorFlow: what is served must see the
-pixels that were trained on. Imports TensorFlow at the top: only export imports this module.
+pixels that were trained on. docs/export.md says of which kinds of file it does, tests/core/test_golden_images.py
+shows it. Imports TensorFlow at the top: only export imports this module.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import keras
 import tensorflow as tf
 
 JPEG_EXIF, PNG_EXIF = b"Exif\x00\x00", b"eXIf"  # what stands before the TIFF header in either
+XMP = b"tiff:Orientation"  # what stands before `="6"` or `>6<`, where EXIF says nothing (XMP part 2, section 3.2)
 ORIENTATION_TAG = 0x0112
 LOOKED_AT = 65_536  # bytes from the start of a file, where writers put EXIF: before the pixels
 
@@ -33,7 +35,7 @@ class Classifier(tf.Module):
         )
 
     def from_bytes(self, image_bytes: Any) -> dict[str, Any]:
-        """string [N], each a whole JPEG, PNG, BMP or GIF file → see `from_pixels`."""
+        """string [N], each a whole JPEG, PNG, BMP, GIF or WebP file → see `from_pixels`."""
         spec = tf.TensorSpec([self._size, self._size, 3], tf.float32)
         pixels = tf.map_fn(lambda data: picture(data, self._size), image_bytes, fn_output_signature=spec)
         return self.from_pixels(pixels)
@@ -56,7 +58,7 @@ def picture(data: Any, size: int) -> Any:
     pixels = tf.cond(
         jpeg,
         lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
+        lambda: coloured(data, tf.io.decode_image(data, channels=3, expand_animations=False)),
     )
     pixels.set_shape([None, None, 3])
     orientation = tf.cond(jpeg, lambda: exif_orientation(data, JPEG_EXIF), lambda: exif_orientation(data, PNG_EXIF))
@@ -70,8 +72,30 @@ def _whole(pixels: Any) -> Any:
     return tf.clip_by_value(tf.floor(pixels + 0.5), 0.0, 255.0)
 
 
+def coloured(data: Any, pixels: Any) -> Any:
+    """Look up the colours of a bitmap of 256, which TensorFlow leaves as numbers; other pixels as they are.
+
+    Layout: BITMAPINFOHEADER and those that begin like it; bits a pixel at 28, colours at 46, each blue, green, red, 0.
+    """
+
+    def lookup() -> Any:
+        used = tf.where(number(46, 4) == 0, 256, tf.clip_by_value(number(46, 4), 0, 256))
+        colours = tf.io.decode_raw(tf.strings.substr(data, 14 + number(14, 4), 4 * used), tf.uint8)
+        colours = tf.concat([colours, tf.zeros([1024 - tf.shape(colours)[0]], tf.uint8)], 0)
+        return tf.gather(tf.reverse(tf.reshape(colours, [256, 4])[:, :3], [1]), tf.cast(pixels[..., 0], tf.int32))
+
+    head = tf.cast(tf.io.decode_raw(tf.strings.substr(data, 0, 64), tf.uint8), tf.int32)
+    head = tf.concat([head, tf.zeros([64], tf.int32)], 0)
+
+    def number(position: int, count: int) -> Any:
+        return tf.reduce_sum(head[position : position + count] * tf.constant([256**power for power in range(count)]))
+
+    indexed = (tf.strings.substr(data, 0, 2) == b"BM") & (number(14, 4) >= 40) & (number(28, 2) == 8)
+    return tf.cond(indexed, lookup, lambda: pixels)
+
+
 def exif_orientation(data: Any, header: bytes) -> Any:
-    """The EXIF orientation of a file's bytes, int32 scalar 1-8; 1 where there is none.
+    """The EXIF orientation of a file's bytes, int32 scalar 1-8; where EXIF has none XMP's, 1 where neither has.
 
     Layout: TIFF 6.0 inside an APP1 segment (EXIF 2.3, section 4.5): byte order, offset of the first
     directory, its entries of 12 bytes each.
@@ -79,12 +103,8 @@ def exif_orientation(data: Any, header: bytes) -> Any:
     head = tf.cast(tf.io.decode_raw(tf.strings.substr(data, 0, LOOKED_AT), tf.uint8), tf.int32)
     # Zeros after the end make every read below legal, and read as "no orientation".
     head = tf.concat([head, tf.zeros([4096], tf.int32)], 0)
-    last = tf.shape(head)[0] - len(header)
-    matches = tf.ones([last], tf.bool)
-    for offset, byte in enumerate(header):
-        matches &= head[offset : last + offset] == byte
-    found = tf.where(matches)
-    start = tf.cond(tf.shape(found)[0] > 0, lambda: tf.cast(found[0, 0], tf.int32) + len(header), lambda: last - 1024)
+    at = _first(head, header)
+    start = tf.where(at >= 0, at + len(header), tf.shape(head)[0] - 1024)
     little = head[start] == ord("I")
 
     def read(position: Any, count: int) -> Any:
@@ -98,8 +118,26 @@ def exif_orientation(data: Any, header: bytes) -> Any:
     positions = directory + 2 + 12 * tf.range(entries)
     tags = tf.map_fn(lambda position: read(position, 2), positions, fn_output_signature=tf.int32)
     tagged = tf.boolean_mask(positions, tags == ORIENTATION_TAG)
-    value = tf.cond(tf.shape(tagged)[0] > 0, lambda: read(tagged[0] + 8, 2), lambda: 1)
+    value = tf.cond(tf.shape(tagged)[0] > 0, lambda: read(tagged[0] + 8, 2), lambda: _xmp_orientation(head))
     return tf.where((value >= 1) & (value <= 8), value, 1)
+
+
+def _xmp_orientation(head: Any) -> Any:
+    """The digit after XMP's tiff:Orientation as int32 scalar; another number where there is none."""
+    at = _first(head, XMP)
+    after = at + len(XMP)
+    digit = head[after + tf.where(head[after] == ord("="), 2, 1)] - ord("0")
+    return tf.where(at >= 0, digit, 1)
+
+
+def _first(head: Any, words: bytes) -> Any:
+    """Where `words` begin in int32 [n] bytes, int32 scalar; -1 where they do not."""
+    last = tf.shape(head)[0] - len(words)
+    matches = tf.ones([last], tf.bool)
+    for offset, byte in enumerate(words):
+        matches &= head[offset : last + offset] == byte
+    found = tf.where(matches)
+    return tf.cond(tf.shape(found)[0] > 0, lambda: tf.cast(found[0, 0], tf.int32), lambda: -1)
 
 
 def upright(pixels: Any, orientation: Any) -> Any:

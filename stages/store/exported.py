@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from stages.core.errors import EnvironmentFault
-from stages.store import models, saved_model, tensorflow_runtime
+from stages.store import clean_process, labelled, models, onnx_model, saved_model, tensorflow_runtime
 
 if TYPE_CHECKING:
     import keras
@@ -30,11 +25,12 @@ PLACES = {
     "litert": "model.tflite",
     "litert_int8": "model_int8.tflite",
     "openvino": "openvino/model.xml",
+    "onnx": "model.onnx",
 }
 DEADLINE = 1800  # seconds that one format may take for all its images
 
-# Each runs isolated (-I) in an empty folder: no project code can be imported, as where the model is served. `ask`
-# takes float32 pixels [n, S, S, 3] of 0-255, or a list of files' bytes, and gives probabilities [n, C].
+# For a clean process. `ask` takes float32 pixels [n, S, S, 3] of 0-255, or a list of files' bytes, and gives
+# probabilities [n, C].
 ASK = {
     "saved_model": """
 import tensorflow as tf
@@ -65,6 +61,12 @@ import openvino
 compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 def ask(pixels, files):
     return compiled(pixels)[0]
+""",
+    "onnx": """
+import onnxruntime
+session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+def ask(pixels, files):
+    return session.run(["probabilities"], {"pixels": pixels})[0]
 """,
 }
 ASK["litert_int8"] = ASK["litert"]
@@ -108,6 +110,7 @@ def write(format_: str, model: keras.Model, classes: list[str], folder: Path, ex
         saved_model.write(serving.Classifier(model, classes), path)
     elif format_ == "keras":
         models.save(model, path)
+        labelled.keras(path, classes)
     elif format_ == "litert_int8":
         import tensorflow as tf
 
@@ -118,26 +121,17 @@ def write(format_: str, model: keras.Model, classes: list[str], folder: Path, ex
         how = {"optimizations": [tf.lite.Optimize.DEFAULT], "representative_dataset": ranges}
         with tensorflow_runtime.silent_stderr():
             model.export(path, format="litert", verbose=False, **how)
+    elif format_ == "onnx":
+        with tensorflow_runtime.silent_stderr():
+            onnx_model.write(model, classes, path)
     else:
         with tensorflow_runtime.silent_stderr():
             model.export(str(path), format=format_, verbose=False)
         if format_ == "openvino":
-            _label(path, classes)
+            labelled.openvino(path, classes)
+    if path.suffix == ".tflite":
+        labelled.litert(path, classes, int(model.input_shape[1]))
     return path
-
-
-def _label(path: Path, classes: list[str]) -> None:
-    """Put the labels into an OpenVINO model, where its own tools look for them (model_info/labels)."""
-    import openvino
-
-    model = openvino.Core().read_model(path)
-    # Blanks part the labels there, so those within one are underscores, as in OpenVINO's own models.
-    model.set_rt_info(" ".join("_".join(label.split()) for label in classes), ["model_info", "labels"])
-    model.set_rt_info("Classification", ["model_info", "model_type"])
-    whole = path.with_name("labelled.xml")
-    openvino.save_model(model, whole, compress_to_fp16=False)
-    for suffix in (".xml", ".bin"):
-        whole.with_suffix(suffix).replace(path.with_suffix(suffix))
 
 
 def size(path: Path) -> int:
@@ -174,19 +168,8 @@ def answers(format_: str, path: Path, asked: Path) -> tuple[npt.NDArray[Any], fl
 
     Raises EnvironmentFault where it does not run there.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
     script = ASKED.format(ask=ASK[format_])
-    with tempfile.TemporaryDirectory() as empty:
-        try:
-            done = subprocess.run(
-                [sys.executable, "-I", "-c", script, str(path.resolve()), str(asked.resolve())],
-                capture_output=True, text=True, cwd=empty, env=environment, timeout=DEADLINE,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise EnvironmentFault(f"{path}: the exported model gave no answer in {DEADLINE} s") from None
-    if done.returncode != 0:
-        last = "\n".join(done.stderr.strip().splitlines()[-5:])
-        raise EnvironmentFault(f"{path}: the exported model does not run in a clean process:\n{last}")
+    arguments = [str(path.resolve()), str(asked.resolve())]
+    said = clean_process.run(script, arguments, model=path, seconds=DEADLINE)
     found: npt.NDArray[Any] = np.load(asked / "answers.npy")
-    return found, float(json.loads(done.stdout.splitlines()[-1])["seconds"])
+    return found, float(json.loads(said.splitlines()[-1])["seconds"])

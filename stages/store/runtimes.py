@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stages.core.errors import IntegrityError
-from stages.store import tensorflow_runtime
+from stages.core.errors import ConfigError, IntegrityError
+from stages.store import onnx_model, tensorflow_runtime
 from stages.store.exported import PLACES
 
 Answers = npt.NDArray[Any]
@@ -28,8 +28,10 @@ class Runtime(NamedTuple):
 def opened(format_: str, folder: Path, threads: int = 2) -> Runtime:
     """Open one format of PLACES in a folder that export wrote. OpenVINO's starts without TensorFlow.
 
-    Raises IntegrityError where it is not there or not such a model.
+    Raises IntegrityError where it is not there or not such a model, ConfigError where ONNX's runtime is not installed.
     """
+    if format_ == "onnx" and (why := onnx_model.missing(("onnxruntime",))):
+        raise ConfigError(f"--format: {why}")
     path = folder / PLACES[format_]
     if not path.exists():
         raise IntegrityError(f"{path}: not found; export publishes {format_} where it agrees, see certificate.json")
@@ -106,10 +108,28 @@ def _openvino(path: Path, threads: int) -> Runtime:
     )
 
 
+def _onnx(path: Path, threads: int) -> Runtime:
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own classes derive from nothing but this
+        raise ValueError(str(error)) from error
+    (taken,), (given,) = session.get_inputs(), session.get_outputs()
+    return Runtime(
+        int(taken.shape[1]),
+        int(given.shape[1]),
+        lambda pixels: np.asarray(session.run([given.name], {taken.name: pixels.astype(np.float32)})[0]),
+    )
+
+
 _OPEN: dict[str, Callable[[Path, int], Runtime]] = {
     "saved_model": _saved_model,
     "keras": _keras,
     "litert": _litert,
     "litert_int8": _litert,
     "openvino": _openvino,
+    "onnx": _onnx,
 }

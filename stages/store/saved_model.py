@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from stages.core.errors import EnvironmentFault, IntegrityError
+from stages.core.errors import IntegrityError
+from stages.store import clean_process
 
 DEADLINE = 300  # seconds for one smoke run; loading TensorFlow takes about 5
 
-# Runs isolated (-I) in an empty folder: no project code can be imported, as where the model is served.
+# For a clean process.
 SMOKE = """
 import base64, json, sys
 import tensorflow as tf
@@ -48,20 +45,8 @@ def smoke(folder: Path, classes: list[str], expected: list[tuple[bytes, list[flo
     where it does not run.
     """
     request = json.dumps([base64.b64encode(data).decode() for data, _ in expected])
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    with tempfile.TemporaryDirectory() as empty:
-        try:
-            done = subprocess.run(
-                [sys.executable, "-I", "-c", SMOKE, str(folder.resolve())],
-                input=request, capture_output=True, text=True, cwd=empty, env=environment, timeout=DEADLINE,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise EnvironmentFault(f"{folder}: the exported model gave no answer in {DEADLINE} s") from None
-    if done.returncode != 0:
-        last = "\n".join(done.stderr.strip().splitlines()[-5:])
-        raise EnvironmentFault(f"{folder}: the exported model does not run in a clean process:\n{last}")
-    answer = json.loads(done.stdout)
+    done = clean_process.run(SMOKE, [str(folder.resolve())], model=folder, seconds=DEADLINE, given=request)
+    answer = json.loads(done)
     largest = 0.0
     for number, (_, wanted) in enumerate(expected):
         named, got = answer["label"][number], answer["probabilities"][number]

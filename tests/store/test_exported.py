@@ -4,39 +4,24 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from stages.core.errors import EnvironmentFault
-from stages.store import exported, hashes
+from stages.core import labels
+from stages.core.errors import ConfigError, EnvironmentFault
+from stages.export import ExportParams
+from stages.store import exported, hashes, onnx_model, params
+from tests import exported_model
+from tests.exported_model import CLASSES, FORMATS, NAMES, SIDE
 
-SIDE, CLASSES = 16, ["cat", "wire fox terrier", "dog"]
-# A process for each writing, as TensorFlow numbers what it traces.
-WRITE = """
-import sys
-from pathlib import Path
-import numpy as np
-from stages.store import exported, tensorflow_runtime
-tensorflow_runtime.start(1, 0)
-import keras
-keras.utils.set_random_seed(3)
-pixels = keras.Input((16, 16, 3), name="pixels")
-x = keras.layers.Rescaling(1 / 127.5, -1.0)(pixels)
-x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(x)
-x = keras.layers.GlobalAveragePooling2D()(x)
-model = keras.Model(pixels, keras.layers.Dense(3, activation="softmax", kernel_initializer="he_normal")(x))
-examples = np.load(Path(sys.argv[1]).parent / "pixels.npy")
-for folder in map(Path, sys.argv[1:]):
-    for format_ in exported.PLACES:
-        exported.write(format_, model, ["cat", "wire fox terrier", "dog"], folder, examples)
-pixels = np.load(folder.parent / "pixels.npy").astype(np.float32)
-np.save(folder.parent / "expected.npy", model.predict(pixels, verbose=0))
-"""
+MEDIAPIPE = os.environ.get("GRAFT_MEDIAPIPE_PYTHON", "")  # its package does not fit graft's pins
 
 
 @pytest.fixture(scope="module")
@@ -58,17 +43,12 @@ def pictures() -> list[tuple[bytes, np.ndarray]]:
 def written(tmp_path_factory: pytest.TempPathFactory, pictures: list[tuple[bytes, np.ndarray]]) -> Path:
     folder = tmp_path_factory.mktemp("exported")
     np.save(folder / "pixels.npy", np.stack([pixels for _, pixels in pictures]))
-    root = Path(__file__).parents[2]
-    for name in ("one", "two"):
-        done = subprocess.run(
-            [sys.executable, "-c", WRITE, str(folder / name)], cwd=root, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout == ""
+    exported_model.write(folder / "one")
+    exported_model.write(folder / "two")
     return folder
 
 
-@pytest.mark.parametrize("format_", exported.PLACES)
+@pytest.mark.parametrize("format_", FORMATS)
 def test_a_clean_process_gives_the_models_answers(
     written: Path,
     pictures: list[tuple[bytes, np.ndarray]],
@@ -90,7 +70,7 @@ def test_a_clean_process_gives_the_models_answers(
 def test_the_same_model_is_the_same_bytes(written: Path) -> None:
     one, two = (hashes.sha256_of_tree(written / name) for name in ("one", "two"))
     assert one == two
-    assert {*exported.PLACES.values()} - {"saved_model"} <= set(one)
+    assert {exported.PLACES[name] for name in NAMES} - {"saved_model"} <= set(one)
 
 
 def test_labels_lie_where_openvinos_tools_look(written: Path) -> None:
@@ -100,7 +80,72 @@ def test_labels_lie_where_openvinos_tools_look(written: Path) -> None:
     )
     path = str(written / "one/openvino/model.xml")
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60, check=True)
-    assert json.loads(done.stdout) == "cat wire_fox_terrier dog"
+    assert json.loads(done.stdout) == "cat wire_fox_terrier dög_2"
+
+
+@pytest.mark.parametrize("name", ["litert", "litert_int8"])
+def test_labels_lie_in_the_zip_behind_a_litert_model(written: Path, name: str) -> None:
+    with zipfile.ZipFile(written / "one" / exported.PLACES[name]) as appended:
+        assert appended.testzip() is None
+        (entry,) = appended.infolist()
+        assert (entry.filename, entry.compress_type) == ("labels.txt", zipfile.ZIP_STORED)  # it is mapped, not read
+        assert appended.read(entry) == (written / "one/labels.txt").read_bytes()
+    model = (written / "one" / exported.PLACES[name]).read_bytes()
+    assert b"TFLITE_METADATA" in model
+    assert b"M001" in model
+
+
+@pytest.mark.skipif(not MEDIAPIPE, reason="GRAFT_MEDIAPIPE_PYTHON names no Python that has mediapipe")
+@pytest.mark.parametrize("name", ["litert", "litert_int8"])
+def test_mediapipe_reads_a_litert_models_labels_and_answers_with_them(written: Path, name: str) -> None:
+    code = """
+import json, sys
+import mediapipe, numpy
+from mediapipe.tasks.python import BaseOptions, vision
+options = vision.ImageClassifierOptions(base_options=BaseOptions(model_asset_path=sys.argv[1]))
+with vision.ImageClassifier.create_from_options(options) as classifier:
+    pixels = numpy.ascontiguousarray(numpy.load(sys.argv[2])[0])
+    found = classifier.classify(mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels))
+print(json.dumps({one.category_name: one.score for one in found.classifications[0].categories}))
+"""
+    command = [MEDIAPIPE, "-I", "-c", code, str(written / "one" / exported.PLACES[name]), str(written / "pixels.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    scores = json.loads(done.stdout)
+    expected = np.load(written / "expected.npy")[0]
+    assert set(scores) == {labels.one_line(label) for label in CLASSES}
+    assert np.abs([scores[labels.one_line(label)] for label in CLASSES] - expected).max() < 0.05
+
+
+def test_labels_lie_in_the_metadata_of_a_keras_file_which_loads_in_safe_mode(written: Path, tensorflow: object) -> None:
+    import keras
+
+    with zipfile.ZipFile(written / "one/model.keras") as parts:
+        metadata = json.loads(parts.read("metadata.json"))
+    assert metadata["labels"] == CLASSES
+    assert metadata["keras_version"] == keras.__version__
+    assert keras.saving.load_model(written / "one/model.keras", safe_mode=True).output_shape == (None, len(CLASSES))
+
+
+@pytest.mark.skipif(bool(exported_model.NO_ONNX), reason=exported_model.NO_ONNX)
+def test_labels_lie_in_the_metadata_of_an_onnx_file(written: Path) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(written / "one/model.onnx", providers=["CPUExecutionProvider"])
+    assert json.loads(session.get_modelmeta().custom_metadata_map["labels"]) == CLASSES
+    (taken,), (given,) = session.get_inputs(), session.get_outputs()
+    assert (taken.name, taken.shape, taken.type) == ("pixels", ["batch", SIDE, SIDE, 3], "tensor(float)")
+    assert (given.name, given.shape) == ("probabilities", ["batch", len(CLASSES)])
+
+
+def test_an_absent_extra_is_said_before_any_stage_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (exported_model.ROOT / "recipes/digits.yaml").read_text().replace("export: {}", "export: {formats: [onnx]}")
+    (tmp_path / "params.yaml").write_text(text)
+    monkeypatch.setattr(onnx_model, "find_spec", lambda name: None if name == "tf2onnx" else True)
+    with pytest.raises(ConfigError, match=r"export\.formats: 'onnx' needs .*; tf2onnx is not installed: pip install"):
+        params.read_all(tmp_path / "params.yaml")
+    monkeypatch.setattr(onnx_model, "find_spec", lambda name: True)
+    assert params.read_all(tmp_path / "params.yaml")["export"].model_dump()["formats"] == ["onnx"]
+    assert "onnx" not in ExportParams().formats
 
 
 def test_what_does_not_run_is_said(written: Path, pictures: list[tuple[bytes, np.ndarray]], tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -198,7 +197,6 @@ def test_the_smoke_run_refuses_nan_another_label_and_another_length(
     monkeypatch: pytest.MonkeyPatch, label: str, probabilities: list[float], message: str
 ) -> None:
     answer = json.dumps({"label": [label], "probabilities": [probabilities]})
-    done = subprocess.CompletedProcess([], 0, answer, "")
-    monkeypatch.setattr(saved_model.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(saved_model.clean_process, "run", lambda *_, **__: answer)
     with pytest.raises(IntegrityError, match=message):
         saved_model.smoke(Path("m"), ["cat", "dog"], [(b"", [0.9, 0.1])], 0.02)

@@ -1,0 +1,34 @@
+"""Runs a script where nothing of this project can be imported, as where an exported model is served."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from stages.core.errors import EnvironmentFault
+
+SETTINGS = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+
+
+def run(script: str, arguments: list[str], *, model: Path, seconds: float, given: str = "") -> str:
+    """Standard output of Python code, run isolated (-I) in an empty folder with `given` on standard input.
+
+    No PYTHON* variable reaches it. Raises EnvironmentFault, which names `model`, where it ends with an error or takes
+    longer than `seconds`.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | SETTINGS
+    with tempfile.TemporaryDirectory() as empty:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-I", "-c", script, *arguments],
+                input=given, capture_output=True, text=True, cwd=empty, env=environment, timeout=seconds,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise EnvironmentFault(f"{model}: the exported model gave no answer in {seconds:g} s") from None
+    if done.returncode != 0:
+        last = "\n".join(done.stderr.strip().splitlines()[-5:])
+        raise EnvironmentFault(f"{model}: the exported model does not run in a clean process:\n{last}")
+    return done.stdout
