@@ -64,7 +64,7 @@ def gradient(head: keras.Model, pooled: Floats, number: int) -> npt.NDArray[np.f
 
 
 def heat_map(features: Floats, head: keras.Model, number: int) -> npt.NDArray[np.float32]:
-    """How strongly each place speaks for class `number`, float32 [h, w]: 1 at the strongest, 0 where none speaks for it.
+    """How strongly each place speaks for class `number`, float32 [h, w]: 1 at the strongest, 0 where none does.
 
     `features` is [h, w, channels], what `head` takes the mean of over places. Raises ValueError as `gradient` does.
     """
