@@ -3,14 +3,14 @@
 Reads   data/fine_tune/, data/feature_extract/, data/split/split.parquet, data/validate/facts.parquet,
         data/download/images/
 Writes  reports/evaluate/{metrics.json, details.json, predictions.parquet, confusion.csv, roc.csv,
-        reliability.csv, thresholds.csv, slices.csv, mistakes.png, index.html}
+        reliability.csv, thresholds.csv, slices.csv, mistakes.png, index.html}, and for two classes two_classes.csv
 Run     python -m stages.evaluate
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +23,7 @@ from pydantic import Field
 
 from stages.core import evaluation_report
 from stages.core.errors import IntegrityError
+from stages.core.page import Tile
 from stages.core.parameters import StageParams
 from stages.core.schemas import FACTS, PREDICTIONS, SPLIT
 from stages.store import documents, engines, outputs, params, pictures, process, sheets, tables
@@ -30,6 +31,8 @@ from stages.store.features import FeatureReader
 
 if TYPE_CHECKING:
     import keras
+
+    from stages.core.predictions import HeldOut
 
 MODELS = Path("data/fine_tune")
 FEATURES = Path("data/feature_extract")
@@ -39,6 +42,7 @@ SLICED_BY = ("name", "label", "given_split", "format", "width", "height", "brigh
 OUT = Path("reports/evaluate")
 FEATURES_HELD = 4096  # images whose stored features are in memory at once
 SIDE = 96  # pixels of a picture in the report
+EXPLAINED_SIDE = 144  # of one whose parts are coloured
 
 
 class EvaluateParams(StageParams):
@@ -50,6 +54,9 @@ class EvaluateParams(StageParams):
     batch_size: int = Field(32, ge=1, le=4096, description="images per run of the model")
     resamples: int = Field(1000, ge=10, le=100_000, description="bootstrap resamples behind each interval")
     mistakes: int = Field(24, ge=0, le=500, description="worst mistakes, and doubtful labels, shown as pictures")
+    explained: int = Field(
+        8, ge=0, le=100, description="test images, half of them mistakes, shown with what the model looked at"
+    )
     threads: int = Field(2, ge=1, le=256, description="threads that decode and that run the model")
     seed: int = Field(1, ge=0, le=2**32 - 1, description="seed of the bootstrap")
 
@@ -61,57 +68,29 @@ def main() -> str:
     held_out = images.filter(pc.not_equal(images["split"], "train")).to_pylist()
     engine = engines.start(settings.engine, settings.threads, settings.seed)
     # These import Keras or scikit-learn, so they wait until the parameters have been checked.
-    from stages.core import calibration, comparison, label_errors, metrics, operating_points, predictions, slices
+    from stages.core import evaluation, metrics, predictions, slices
     from stages.store import models
 
     rows = predictions.ordered(held_out, stored.classes)
-    probabilities = _predict(engine, MODELS / "model.keras", rows.names, stored, settings)
+    model = _model(MODELS / "model.keras", stored)
+    probabilities = _predict(engine, model, rows.names, stored, settings)
     scratch = MODELS / "from_scratch.keras"
     compared = {"frozen_features": _frozen(models.load(MODELS / "frozen_head.keras"), rows, stored)}
     if scratch.exists():
-        compared["from_scratch"] = _predict(engine, scratch, rows.names, stored, settings)
+        compared["from_scratch"] = _predict(engine, _model(scratch, stored), rows.names, stored, settings)
 
-    def score(values: npt.NDArray[np.float64], split: str) -> dict[str, Any]:
-        chosen = rows.splits == split
-        return metrics.evaluate(values[chosen], rows.labels[chosen], stored.classes, settings.resamples, settings.seed)
-
-    train_labels = stored.examples("pooled", "train").labels.astype(np.int64)
-    both = ("val", "test")
-    result: dict[str, Any] = {split: score(probabilities, split) for split in both}
-    result["baselines"] = {
-        "majority_class": {
-            split: metrics.majority_class(train_labels, rows.labels[rows.splits == split], len(stored.classes))
-            for split in both
-        },
-        **{name: {split: score(values, split) for split in both} for name, values in compared.items()},
-    }
-    val, tested = rows.splits == "val", rows.splits == "test"
-    right = probabilities.argmax(1) == rows.labels
-    result["compared"] = {
-        name: comparison.paired(right[tested], (values.argmax(1) == rows.labels)[tested])
-        for name, values in compared.items()
-    }
-    fitted = calibration.temperature(probabilities[val], rows.labels[val])
-    curves = {
-        "before": calibration.reliability(probabilities[tested], rows.labels[tested]),
-        "after": calibration.reliability(calibration.scaled(probabilities[tested], fitted), rows.labels[tested]),
-    }
-    result["calibration"] = {"temperature": fitted} | {
-        name: {"error": calibration.expected_error(curve), "bins": curve} for name, curve in curves.items()
-    }
-    result["thresholds"] = operating_points.table(probabilities[tested], rows.labels[tested])
-    names = [rows.names[number] for number in np.flatnonzero(tested).tolist()]
-    result["slices"] = slices.table(right[tested], slices.kinds(_facts(names, images)))
+    tested = [name for name, split in zip(rows.names, rows.splits, strict=True) if split == "test"]
+    result = evaluation.results(
+        rows, probabilities, compared, stored.examples("pooled", "train").labels.astype(np.int64), stored.classes,
+        _facts(tested, images), settings.resamples, settings.seed,
+    )  # fmt: skip
 
     worst = predictions.worst(rows, probabilities, settings.mistakes)
-    suspects = label_errors.suspects(probabilities, rows.labels)
-    result["doubtful_labels"] = [
-        {"name": rows.names[at], "label": stored.classes[rows.labels[at]], "looks_like": stored.classes[other]}
-        for at, other in suspects
-    ]
-    doubtful = suspects[: settings.mistakes]
-    shown = [*worst, *(at for at, _ in doubtful)]
-    pixels = dict(pictures.read(sorted({rows.names[at] for at in shown}), stored.trunk["settings"]["image_size"]))
+    doubtful = evaluation.suspects(rows, probabilities)[: settings.mistakes]
+    wrong = predictions.worst(rows, probabilities, (settings.explained + 1) // 2)
+    right = predictions.surest(rows, probabilities, settings.explained - len(wrong))
+    shown = {rows.names[at] for at in (*worst, *(at for at, _ in doubtful), *wrong, *right)}
+    pixels = dict(pictures.read(sorted(shown), stored.trunk["settings"]["image_size"]))
     mistakes = [
         (sheets.png(pixels[rows.names[at]], SIDE), predictions.caption(rows, probabilities, stored.classes, at))
         for at in worst
@@ -123,6 +102,7 @@ def main() -> str:
         )
         for at, other in doubtful
     ]
+    explained = _explained(engine, model, rows, probabilities, [*wrong, *right], pixels, stored.classes)
 
     with outputs.replacing(OUT) as (out,):
         documents.write(out / "metrics.json", metrics.headline(result))
@@ -131,12 +111,14 @@ def main() -> str:
         tables.write(out / "predictions.parquet", tables.from_rows(table, PREDICTIONS))
         tables.write_csv(out / "confusion.csv", predictions.confusion(table, "test"))
         tables.write_csv(out / "roc.csv", predictions.roc(rows, probabilities, stored.classes, "test"))
-        tables.write_csv(out / "reliability.csv", curves["before"])
+        tables.write_csv(out / "reliability.csv", result["calibration"]["before"]["bins"])
         tables.write_csv(out / "thresholds.csv", result["thresholds"])
+        if "two_classes" in result:
+            tables.write_csv(out / "two_classes.csv", result["two_classes"]["rows"])
         tables.write_csv(out / "slices.csv", result["slices"], slices.COLUMNS)
         sheets.contact_sheet(out / "mistakes.png", [picture for picture, _ in mistakes], 8, SIDE)
         mix_ups = predictions.mix_ups(table, "test", 25)
-        page = evaluation_report.build(stored.classes, result, mistakes, doubts, mix_ups)
+        page = evaluation_report.build(stored.classes, result, mistakes, doubts, mix_ups, explained)
         (out / "index.html").write_text(page, encoding="utf-8")
     test, gain = result["test"], result["compared"]["frozen_features"]
     return (
@@ -162,10 +144,8 @@ def _facts(names: list[str], accepted: pa.Table) -> list[dict[str, Any]]:
     return [{**row, "copies": copies.get(row["group"], 1)} for row in found.take(place).to_pylist()]
 
 
-def _predict(
-    engine: engines.Engine, path: Path, names: list[str], stored: FeatureReader, settings: EvaluateParams
-) -> npt.NDArray[np.float64]:
-    """Probabilities float64 [N, classes] in the order of `names`, from the images' bytes."""
+def _model(path: Path, stored: FeatureReader) -> keras.Model:
+    """The classifier from pixels that a file of fine_tune's holds."""
     from stages.core import classifier
     from stages.store import models
 
@@ -176,12 +156,20 @@ def _predict(
     head = classifier.head(stored.trunk["pooled_features"], len(stored.classes), dropout=0.0, seed=0, units=units)
     model = classifier.from_pixels(base, stored.trunk["preprocessing"], head)
     model.set_weights(models.load(path).get_weights())
+    return model
+
+
+def _predict(
+    engine: engines.Engine, model: keras.Model, names: list[str], stored: FeatureReader, settings: EvaluateParams
+) -> npt.NDArray[np.float64]:
+    """Probabilities float64 [N, classes] in the order of `names`, from the images' bytes."""
     row_of = {name: number for number, name in enumerate(names)}
     out = np.zeros((len(names), len(stored.classes)))
     under_way: deque[list[int]] = deque()  # rows of the batches that the engine has taken
 
     def batches() -> Iterator[npt.NDArray[np.uint8]]:
-        read = pictures.mapped(lambda _, pixels: pixels, sorted(names), of_trunk["image_size"], settings.threads)
+        size = stored.trunk["settings"]["image_size"]
+        read = pictures.mapped(lambda _, pixels: pixels, sorted(names), size, settings.threads)
         while batch := list(islice(read, settings.batch_size)):
             under_way.append([row_of[name] for name, _ in batch])
             yield np.stack([pixels for _, pixels in batch])
@@ -191,6 +179,39 @@ def _predict(
     for (found,) in process.progress(results, "running the model", total):
         out[under_way.popleft()] = found
     return out
+
+
+def _explained(
+    engine: engines.Engine,
+    model: keras.Model,
+    rows: HeldOut,
+    probabilities: npt.NDArray[np.float64],
+    chosen: list[int],
+    pixels: Mapping[str, pictures.Pixels],
+    classes: list[str],
+) -> evaluation_report.Explained | None:
+    """The chosen images with what speaks for the class that was named, and where it was wrong for the label."""
+    from stages.core import grad_cam, predictions
+
+    if not chosen:
+        return None
+    batch = np.stack([pixels[rows.names[at]] for at in chosen])
+    # As halves, which are the same bytes whatever the number of threads.
+    ((features,),) = engine.run(grad_cam.feature_map(model), iter([batch]), len(batch), np.float16)
+    head = model.get_layer("head")
+    tiles: dict[bool, list[Tile]] = {False: [], True: []}
+    for at, picture, seen in zip(chosen, batch, features, strict=True):
+        named, label = int(probabilities[at].argmax()), int(rows.labels[at])
+        shown = list(dict.fromkeys([named, label]))
+        maps = [grad_cam.overlay(picture, grad_cam.heat_map(seen, head, number)) for number in shown]
+        tiles[named == label].append(
+            Tile(
+                sheets.strip([picture, *maps], EXPLAINED_SIDE),
+                predictions.caption(rows, probabilities, classes, at),
+                [f"coloured: what speaks for {', then for '.join(classes[number] for number in shown)}"],
+            )
+        )
+    return evaluation_report.Explained(tiles[False], tiles[True], features.shape[1:3])
 
 
 def _frozen(head: keras.Model, rows: Any, stored: FeatureReader) -> npt.NDArray[np.float64]:

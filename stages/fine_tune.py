@@ -58,6 +58,7 @@ OPTIMIZERS: dict[str, tuple[str, ...]] = {
     "Lion": ("beta_1", "beta_2"),
     "Lamb": MOMENTS,
 }  # fmt: skip
+SWITCHES = ("nesterov", "centered", "amsgrad", "relative_step")  # the arguments that are true or false
 Optimizer = Literal[
     "SGD", "RMSprop", "Adam", "AdamW", "Adadelta", "Adagrad", "Adamax", "Adafactor", "Nadam", "Ftrl", "Lion", "Lamb",
 ]  # fmt: skip
@@ -125,10 +126,13 @@ class FineTuneParams(StageParams):
                 received = getattr(self, phase).warm_up
                 yield Problem(f"fine_tune.{phase}.warm_up", f"received {received:g}; must be at most the epochs")
         legal = [*OPTIMIZERS[self.optimizer], *EVERY]
-        for name in self.optimizer_arguments:
+        for name, value in self.optimizer_arguments.items():
+            key = f"fine_tune.optimizer_arguments.{name}"
             if name not in legal:
-                problem = f"{self.optimizer} does not take it here; it takes {', '.join(legal)}"
-                yield Problem(f"fine_tune.optimizer_arguments.{name}", problem)
+                yield Problem(key, f"{self.optimizer} does not take it here; it takes {', '.join(legal)}")
+            elif isinstance(value, bool) != (name in SWITCHES):
+                must = "true or false" if name in SWITCHES else "a number"
+                yield Problem(key, f"received {value!r} ({type(value).__name__}); must be {must}")
         if self.head.epochs == self.tail.epochs == 0:
             yield Problem("fine_tune.head.epochs", "received 0, as is tail.epochs; nothing would be trained")
         if self.from_scratch and not extract.pixels:

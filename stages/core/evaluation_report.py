@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from stages.core.page import Badge, Page
+from stages.core.page import Badge, Page, Tile
 
 NAMES = {
     "majority_class": "always naming the commonest class",
@@ -15,16 +16,27 @@ NAMES = {
 LARGEST_MATRIX = 25  # classes; beyond that the matrix is a page of its own and the commonest mix-ups say more
 
 
+@dataclass(frozen=True)
+class Explained:
+    """Test images, each a PNG of the picture and beside it, coloured, what speaks for a class."""
+
+    mistakes: Sequence[Tile]  # three abreast: the picture, for the named class, for the label
+    right: Sequence[Tile]  # two abreast
+    fields: tuple[int, int]  # rows and columns of the map
+
+
 def build(
     classes: Sequence[str],
     result: Mapping[str, Any],
     mistakes: Sequence[tuple[bytes, str]],
     doubts: Sequence[tuple[bytes, str]],
     mix_ups: Sequence[Any],
+    explained: Explained | None,
 ) -> str:
     """The page as HTML, from the content of details.json.
 
-    `mistakes` and `doubts` pair a PNG with its caption; `mix_ups` holds (actual, predicted, count).
+    `mistakes` and `doubts` pair a PNG with its caption; `mix_ups` holds (actual, predicted, count); `explained` is
+    None where none is to be shown.
     """
     test = result["test"]
     page = Page("Evaluation", script=True)
@@ -35,33 +47,36 @@ def build(
         f"Accuracy {test['accuracy']:.4f} on {test['images']:,} test images "
         f"(95 % interval {test['accuracy_low']:.4f} to {test['accuracy_high']:.4f}).",
     )
-    page.links(
-        [
-            ("metrics as JSON", "details.json"),
-            ("every prediction, Parquet", "predictions.parquet"),
-            ("slices, CSV", "slices.csv"),
-            ("thresholds, CSV", "thresholds.csv"),
-        ]
-    )
+    links = [
+        ("metrics as JSON", "details.json"),
+        ("every prediction, Parquet", "predictions.parquet"),
+        ("slices, CSV", "slices.csv"),
+        ("thresholds, CSV", "thresholds.csv"),
+    ]
+    page.links(links + [("thresholds between the two classes, CSV", "two_classes.csv")] * ("two_classes" in result))
     page.contents()
     _baselines(page, result)
     _classes(page, classes, test, mix_ups)
-    _slices(page, result["slices"])
+    _slices(page, result["slices"], result["slices_left_out"])
     _calibration(page, result["calibration"])
+    if "two_classes" in result:
+        _two_classes(page, result["two_classes"])
     _thresholds(page, result["thresholds"])
     page.heading("Worst mistakes", id="mistakes")
     page.paragraph(
         "No test image was classified wrongly."
         if test["accuracy"] == 1
-        else f"Test images with the largest loss first, {len(mistakes):,} of them (`evaluate.mistakes` says how many)."
+        else f"Test images with the largest loss first, {len(mistakes):,} of them (evaluate.mistakes says how many)."
     )
     page.gallery(mistakes)
+    if explained is not None:
+        _explained(page, explained)
     page.heading("Doubtful labels", id="labels")
     page.paragraph(
         f"Labels of {len(result['doubtful_labels']):,} of {test['images'] + result['val']['images']:,} validation and "
         "test images are doubtful: the model, which did not train on them, takes each for another class with at least "
-        "the certainty it has on average of that class's own images (confident learning). The surest first; look at "
-        "them, and correct the label or say in data/review/decisions.csv that the image is out."
+        "the certainty it has on average of that class's own validation images (confident learning). The surest first; "
+        "look at them, and correct the label or say in data/review/decisions.csv that the image is out."
         if result["doubtful_labels"]
         else "None of the validation and test images is as sure of another class as that class's own images are."
     )
@@ -105,7 +120,7 @@ def _classes(page: Page, classes: Sequence[str], test: Mapping[str, Any], mix_up
     page.table(
         ["class", "images", "precision", "recall", "F1"],
         [
-            [label, row["images"], row["precision"], row["recall"], row["f1"]]
+            [label, row["images"], *(f"{row[name]:.4f}" for name in ("precision", "recall", "f1"))]
             for label, row in test["per_class"].items()
         ],
         sortable=True,
@@ -121,19 +136,23 @@ def _classes(page: Page, classes: Sequence[str], test: Mapping[str, Any], mix_up
         page.table(["actual", "predicted", "images"], mix_ups)
 
 
-def _slices(page: Page, rows: Sequence[Mapping[str, Any]]) -> None:
+def _slices(page: Page, rows: Sequence[Mapping[str, Any]], left_out: Mapping[str, Mapping[str, int]]) -> None:
     page.heading("Parts of the test", id="slices")
+    parts = "".join(
+        f" By {kind} the {count['shown']:,} with most images are shown; the other {count['left_out']:,} are left out."
+        for kind, count in left_out.items()
+    )
     page.table(
         ["by", "slice", "images", "accuracy", ""],
         [
             [
                 row["kind"], row["slice"], row["images"], _with_interval(row, "accuracy"),
-                Badge("apart", "warn") if row["apart"] else None,
+                Badge("apart", "warn") if row["apart"] else "",
             ]
             for row in rows
         ],
         caption="Apart: the slice's 95 % interval does not hold the accuracy of all test images. Of many slices one "
-        "in twenty is so by chance. Of a kind with many slices the 20 with most images.",
+        f"in twenty is so by chance.{parts}",
         sortable=True,
     )  # fmt: skip
 
@@ -151,11 +170,60 @@ def _calibration(page: Page, found: Mapping[str, Any]) -> None:
     page.paragraph(f"Expected calibration error on the test images {before:.4f}. {fitted}")
     page.reliability(
         [
-            (said, style, [(row["confidence"], row["accuracy"], row["images"]) for row in found[name]["bins"]])
+            (said, style, found[name]["bins"])
             for name, said, style in (("before", "as it is", "now"), ("after", "with that temperature", "accepted"))
         ],
         label="Share that was right by the probability of the named class",
     )
+
+
+def _two_classes(page: Page, found: Mapping[str, Any]) -> None:
+    one, other, chosen = found["class"], found["other"], found["chosen"]
+    page.heading("Where to draw the line between the two", id="line")
+    best = next(row for row in found["rows"] if row["threshold"] == chosen)
+    page.paragraph(
+        f"The model says {one} from a probability of 0.5 on, else {other}. On the validation images the threshold "
+        f"{chosen:g} parts the two best (most of {one} found less share of {other} taken for it, Youden's index)"
+        f"{', the same' if chosen == 0.5 else ''}. With it {_share(best, 'found')} of the test's {one} are found and "
+        f"{_share(best, 'raised')} of its {other} are taken for {one}. Lower it where missing {one} costs more, raise "
+        f"it where a false alarm does; the exported model gives the probabilities and leaves the threshold to you."
+    )
+    page.table(
+        [f"{one} from", f"named {one}", f"of {one} found", f"of {other} taken for it", "right among named", ""],
+        [
+            [
+                f"{row['threshold']:g}", row["named"],
+                *("" if row[name] is None else _with_interval(row, name) for name in ("found", "raised", "precision")),
+                Badge("best on validation", "good") if row["threshold"] == chosen
+                else Badge("as exported") if row["threshold"] == 0.5 else "",
+            ]
+            for row in found["rows"]
+        ],
+        caption="Test images, Wilson's 95 % intervals. Also called recall, false alarm rate and precision.",
+    )  # fmt: skip
+
+
+def _share(row: Mapping[str, Any], name: str) -> str:
+    if row[name] is None:
+        return "none"
+    return f"{100 * row[name]:.3g} % ({100 * row[f'{name}_low']:.3g} to {100 * row[f'{name}_high']:.3g} %)"
+
+
+def _explained(page: Page, explained: Explained) -> None:
+    page.heading("What it looked at", id="explained")
+    rows, columns = explained.fields
+    page.paragraph(
+        "Beside each picture, in orange over grey, the places that speak for a class (Grad-CAM): for the one it named, "
+        "and in a mistake then for the label. The strongest place of each is full orange, so two pictures do not "
+        f"compare. The network tells {rows} x {columns} fields of a picture apart, no finer, and each field has seen "
+        "much around it; evaluate.explained says how many are shown."
+    )
+    if explained.mistakes:
+        page.heading("Worst mistakes", level=3)
+        page.gallery(explained.mistakes, abreast=3)
+    if explained.right:
+        page.heading("Surest right answers, of each class in turn", level=3)
+        page.gallery(explained.right, abreast=2)
 
 
 def _thresholds(page: Page, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -164,7 +232,7 @@ def _thresholds(page: Page, rows: Sequence[Mapping[str, Any]]) -> None:
         ["least probability", "answered", "share answered", "wrong among them", "accuracy"],
         [
             [
-                row["threshold"], row["answered"], round(row["coverage"], 4), row["errors"],
+                f"{row['threshold']:g}", row["answered"], f"{100 * row['coverage']:.1f} %", row["errors"],
                 "" if row["accuracy"] is None else _with_interval(row, "accuracy"),
             ]
             for row in rows
@@ -198,4 +266,5 @@ def _with_interval(values: Mapping[str, Any], name: str) -> str | Badge:
         return ""
     if f"{name}_low" not in values:
         return f"{values[name]:.4f}"
-    return f"{values[name]:.4f} ({values[f'{name}_low']:.4f} to {values[f'{name}_high']:.4f})"
+    # Held together, or a narrow column would break it into a line a word.
+    return f"{values[name]:.4f} ({values[f'{name}_low']:.4f}\u00a0to\u00a0{values[f'{name}_high']:.4f})"

@@ -10,17 +10,26 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
-def suspects(probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    """(image, the class it counts as) of suspected labels, the surest first.
 
-    `probabilities` float [N, C] are of images that the model was not trained on, `labels` int [N] are theirs.
+def own_means(probabilities: Floats, labels: Ints) -> Floats:
+    """What an image must reach to count as each class, float [C]: the mean probability of it where it is the label.
+
+    `probabilities` float [N, C] are of images that the model was not trained on, `labels` int [N] are theirs. A class
+    without images has no mean: infinity, which nothing reaches.
     """
     classes = probabilities.shape[1]
     own = probabilities[np.arange(len(labels)), labels]
     counts = np.bincount(labels, minlength=classes)
-    # A class without images has no mean: nothing counts as it.
-    needed = np.where(counts > 0, np.bincount(labels, own, classes) / np.maximum(counts, 1), np.inf)
+    found: Floats = np.where(counts > 0, np.bincount(labels, own, classes) / np.maximum(counts, 1), np.inf)
+    return found
+
+
+def suspects(probabilities: Floats, labels: Ints, needed: Floats) -> list[tuple[int, int]]:
+    """(image, the class it counts as) of suspected labels, the surest first; `needed` is from `own_means`."""
+    own = probabilities[np.arange(len(labels)), labels]
     reached = np.where(probabilities >= needed, probabilities, -1.0)
     counted = reached.argmax(1)
     margin = probabilities[np.arange(len(labels)), counted] - own

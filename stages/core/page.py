@@ -26,7 +26,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -238,22 +238,25 @@ class Page:
         """
         self._parts.append(page_plots.histogram(counts, low, high, label=escape(label), reference=reference))
 
-    def reliability(self, series: Sequence[tuple[str, str, Sequence[tuple[float, float, int]]]], *, label: str) -> None:
-        """Curves of (mean probability, share right, images), over the line on which the first two are equal.
+    def reliability(self, series: Sequence[tuple[str, str, Sequence[Mapping[str, float]]]], *, label: str) -> None:
+        """Curves of accuracy by confidence with intervals, over the line on which the two are equal.
 
-        A series is (name, `now` or `accepted` for its colour, points).
+        A series is (name, `now` or `accepted` for its colour, points as page_plots.reliability takes them).
         """
         named = [(escape(name), escape(style), points) for name, style, points in series]
         self._parts.append(page_plots.reliability(named, label=escape(label)))
 
-    def gallery(self, pictures: Iterable[tuple[bytes | None, str] | Tile], *, row: bool = False) -> None:
+    def gallery(
+        self, pictures: Iterable[tuple[bytes | None, str] | Tile], *, row: bool = False, abreast: Literal[1, 2, 3] = 1
+    ) -> None:
         """Thumbnails (JPEG or PNG bytes; None where there is no picture to show) over their captions.
 
-        As a `row` they stand side by side in a box that scrolls, to be compared.
+        As a `row` they stand side by side in a box that scrolls, to be compared. `abreast` says how many square
+        pictures each one holds beside each other.
         """
         tiles = [picture if isinstance(picture, Tile) else Tile(*picture) for picture in pictures]
         shown = "\n".join(_tile(tile) for tile in tiles)
-        box = 'class="gallery"'
+        box = 'class="gallery"' if abreast == 1 else f'class="gallery abreast-{abreast}"'
         if row:
             name = escape(f"side by side: {', '.join(tile.caption for tile in tiles)}")
             box = f'class="gallery row" tabindex="0" role="region" aria-label="{name}"'

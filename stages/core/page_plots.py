@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 WIDTH, HEIGHT = 600.0, 150.0
 
@@ -61,33 +61,40 @@ def histogram(counts: Sequence[int], low: float, high: float, *, label: str, ref
     )
 
 
-def reliability(series: Sequence[tuple[str, str, Sequence[tuple[float, float, int]]]], *, label: str) -> str:
-    """Curves of (confidence, accuracy, images), the first two 0-1, over the diagonal on which they would be equal.
+def reliability(series: Sequence[tuple[str, str, Sequence[Mapping[str, float]]]], *, label: str) -> str:
+    """Curves of accuracy by confidence, both 0-1, over the diagonal on which they would be equal.
 
-    A series is (name, class of its style, its points from left to right). A point's area grows with its images.
+    A series is (name, class of its style, its points from left to right); a point has `confidence`, `accuracy`,
+    `accuracy_low`, `accuracy_high` (its interval, drawn as a line) and `images`, with which its area grows.
     """
-
-    def place(point: tuple[float, float, int]) -> str:
-        return f"{100 * point[0]:.1f},{100 - 100 * point[1]:.1f}"
-
-    curves = "".join(
-        f"<polyline class='{style}' points='{' '.join(place(point) for point in points)}'/>"
-        + "".join(
-            f"<circle class='{style}' cx='{100 * at:.1f}' cy='{100 - 100 * share:.1f}' "
-            f"r='{0.6 + 2.4 * math.sqrt(images / max(1, sum(count for *_, count in points))):.2f}'>"
-            f"<title>{name}: {100 * at:.3g} % sure, {100 * share:.3g} % right, {number(images)} images</title></circle>"
-            for at, share, images in points
-        )
-        for name, style, points in series
-    )
+    curves = "".join(_curve(*one) for one in series)
     keys = " ".join(f"<span class='key {style}'>{name}</span>" for name, style, _ in series)
     return (
         f"<figure class='chart square'><svg viewBox='0 0 100 100' role='img' aria-label='{label}'>"
         f"<path class='diagonal' d='M0,100L100,0'/>{curves}</svg>"
         "<div class='axis' aria-hidden='true'><span>0</span><span>mean probability of the named class</span>"
-        f"<span>1</span></div><figcaption>{keys} upwards: share that was right; on the line both are equal</figcaption>"
-        "</figure>"
+        f"<span>1</span></div><figcaption>{keys} upwards: share that was right, with its 95 % interval; on the dashed "
+        "line both are equal; a larger dot holds more images</figcaption></figure>"
     )
+
+
+def _curve(name: str, style: str, points: Sequence[Mapping[str, float]]) -> str:
+    whole = max(1, sum(point["images"] for point in points))
+    places = [(100 * point["confidence"], 100 - 100 * point["accuracy"]) for point in points]
+    intervals = "".join(
+        f"M{x:.1f},{100 - 100 * point['accuracy_low']:.1f}V{100 - 100 * point['accuracy_high']:.1f}"
+        for (x, _), point in zip(places, points, strict=True)
+    )
+    dots = "".join(
+        f"<circle class='{style}' cx='{x:.1f}' cy='{y:.1f}' r='{0.8 + 2.2 * math.sqrt(point['images'] / whole):.2f}'>"
+        f"<title>{name}: {100 * point['confidence']:.3g} % sure, {100 * point['accuracy']:.3g} % right "
+        f"({100 * point['accuracy_low']:.3g} to {100 * point['accuracy_high']:.3g} %), {number(point['images'])} images"
+        "</title></circle>"
+        for (x, y), point in zip(places, points, strict=True)
+    )
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    drawn = f"<path class='interval {style}' d='{intervals}'/>" if points else ""
+    return f"{drawn}<polyline class='{style}' points='{line}'/>{dots}"
 
 
 def _shares(counts: Sequence[int]) -> list[float]:

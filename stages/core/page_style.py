@@ -86,6 +86,8 @@ thead button::after { content: "\\2195"; content: "\\2195" / ""; display: inline
 .diagonal { stroke: var(--soft); stroke-width: .4; stroke-dasharray: 2 2; }
 polyline { fill: none; stroke-width: .8; } polyline.now { stroke: var(--ink); }
 polyline.accepted { stroke: var(--over); }
+.interval { fill: none; stroke-width: .5; opacity: .6; }
+path.now { stroke: var(--ink); } path.accepted { stroke: var(--over); }
 circle.now { fill: var(--ink); } circle.accepted { fill: var(--over); }
 .axis { display: flex; justify-content: space-between; gap: 12px; font-size: .82rem; color: var(--soft);
   padding: 3px 0; text-align: center; }
@@ -94,12 +96,17 @@ circle.now { fill: var(--ink); } circle.accepted { fill: var(--over); }
 .key::before { content: ""; display: inline-block; width: 14px; height: 10px; margin-right: 5px; }
 .now::before { background: var(--ink); }
 .accepted::before { border: solid var(--over); border-width: 2px 2px 0; }
+.square .key::before { border: 0; border-radius: 5px; width: 10px; }
+.square .accepted::before { background: var(--over); }
 figcaption { font-size: .82rem; line-height: 1.4; color: var(--soft); unicode-bidi: isolate; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(128px, 1fr)); gap: 14px 12px;
   margin: 8px 0 18px; }
 .gallery figure { margin: 0; }
 .gallery img, .gallery .blank { display: block; width: 100%; aspect-ratio: 1; object-fit: contain;
   background: var(--track); border-radius: 5px; }
+.gallery.abreast-2 { grid-template-columns: repeat(auto-fill, minmax(min(100%, 236px), 1fr)); }
+.gallery.abreast-3 { grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
+.abreast-2 img { aspect-ratio: 2; } .abreast-3 img { aspect-ratio: 3; }
 .gallery .good img, .gallery .good .blank { border: 3px solid var(--good); }
 .gallery .warn img, .gallery .warn .blank { border: 3px solid var(--warn); }
 .gallery .bad img, .gallery .bad .blank { border: 3px solid var(--bad); }

@@ -35,6 +35,9 @@ class Problem:
     message: str
 
 
+_MEMBERS = ("int", "float", "bool", "str")  # what pydantic calls the members of a union
+
+
 def check_block(name: str, params_type: type[StageParams], values: Any) -> StageParams | list[Problem]:
     """Parse one block of params.yaml; every problem in it at once instead of the first."""
     if not isinstance(values, dict):
@@ -43,7 +46,8 @@ def check_block(name: str, params_type: type[StageParams], values: Any) -> Stage
         return params_type.model_validate(values)
     except ValidationError as error:
         schema = params_type.model_json_schema()
-        return [_problem(name, schema, dict(detail)) for detail in error.errors(include_url=False)]
+        found = [_problem(name, schema, dict(detail)) for detail in error.errors(include_url=False)]
+        return list(dict.fromkeys(found))  # of a union there is one for each member
 
 
 def unknown_key(key: str, legal: list[str]) -> Problem:
@@ -55,6 +59,7 @@ def unknown_key(key: str, legal: list[str]) -> Problem:
 
 
 def _problem(block: str, schema: dict[str, Any], detail: dict[str, Any]) -> Problem:
+    detail = {**detail, "loc": _in_file(schema, detail["loc"])}
     key = ".".join([block, *(str(part) for part in detail["loc"])])
     if detail["type"] == "extra_forbidden":
         parent = _schema_at(schema, detail["loc"][:-1])
@@ -66,6 +71,14 @@ def _problem(block: str, schema: dict[str, Any], detail: dict[str, Any]) -> Prob
     received = detail["input"]
     legal = _legal(schema, _schema_at(schema, detail["loc"]))
     return Problem(key, f"received {received!r} ({type(received).__name__}); must be {legal}")
+
+
+def _in_file(schema: dict[str, Any], loc: tuple[Any, ...]) -> tuple[Any, ...]:
+    """`loc` as params.yaml has it: behind a union's key pydantic puts the name of the member that did not fit."""
+    for at in range(len(loc)):
+        if len(_schema_at(schema, loc[:at]).get("anyOf", [])) > 1 and loc[at] in _MEMBERS:
+            return loc[:at]
+    return loc
 
 
 def _schema_at(schema: dict[str, Any], loc: tuple[Any, ...]) -> dict[str, Any]:
@@ -92,7 +105,10 @@ def _legal(root: dict[str, Any], part: dict[str, Any]) -> str:
     """A JSON schema fragment in words: 'an integer >= 1 and <= 64'."""
     part = _resolve(root, part)
     if "anyOf" in part:
-        return " or ".join(_legal(root, option) for option in part["anyOf"])
+        options = [_legal(root, option) for option in part["anyOf"]]
+        if "a number" in options and "an integer" in options:
+            options.remove("an integer")
+        return " or ".join(options)
     if "const" in part:
         return repr(part["const"])
     if "enum" in part:

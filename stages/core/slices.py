@@ -44,6 +44,12 @@ def table(right: Bools, kinds: Mapping[str, Sequence[str]]) -> list[dict[str, An
     return rows
 
 
+def left_out(kinds: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
+    """How many slices `table` has as `shown` and leaves out as `left_out`, of the kinds where it leaves some out."""
+    counts = {kind: len(set(names)) for kind, names in kinds.items()}
+    return {kind: {"shown": MOST, "left_out": count - MOST} for kind, count in counts.items() if count > MOST}
+
+
 def kinds(facts: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """The slice of each image, by kind. A fact has schemas.FACTS' label, width, height, brightness, format and
     given_split, and `copies`, how many images its group has."""

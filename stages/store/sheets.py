@@ -20,6 +20,16 @@ def png(pixels: npt.NDArray[np.uint8], side: int) -> bytes:
     return buffer.getvalue()
 
 
+def strip(pictures: Sequence[npt.NDArray[np.uint8]], side: int) -> bytes:
+    """uint8 [S, S, 3] arrays side by side as one PNG, each of `side` pixels a side."""
+    buffer = io.BytesIO()
+    sheet = Image.new("RGB", (len(pictures) * side, side))
+    for number, pixels in enumerate(pictures):
+        sheet.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR), (number * side, 0))
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def contact_sheet(path: Path, pictures: Sequence[bytes], columns: int, side: int) -> None:
     """PNGs of `side` pixels side by side on white, row by row; one blank cell where there are none."""
     rows = max(1, -(-len(pictures) // columns))

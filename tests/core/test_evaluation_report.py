@@ -17,6 +17,7 @@ from stages.core import (
     operating_points,
     slices,
 )
+from stages.core.page import Tile
 
 CLASSES = ["<b>cat</b>", "dog|[wolf](x)"]
 
@@ -49,6 +50,7 @@ def result(model: int, frozen: int) -> dict[str, Any]:
         "calibration": {"temperature": 1.5, "before": curve, "after": curve},
         "thresholds": operating_points.table(probabilities(model), LABELS),
         "slices": slices.table(right < model, {"class": [CLASSES[label] for label in LABELS]}),
+        "slices_left_out": {},
         "doubtful_labels": [{"name": "a.jpg", "label": CLASSES[0], "looks_like": CLASSES[1]}],
     }
 
@@ -72,7 +74,7 @@ def test_the_verdict_follows_the_intervals(model: int, frozen: int, tone: str, w
 
 def test_the_page_shows_the_figures_and_escapes_labels() -> None:
     figures = result(180, 150)
-    page = evaluation_report.build(CLASSES, figures, [(b"png", "<i>caption</i>")], [(b"png", "<i>doubt</i>")], [])
+    page = evaluation_report.build(CLASSES, figures, [(b"png", "<i>caption</i>")], [(b"png", "<i>doubt</i>")], [], None)
     test = figures["test"]
     assert f"Accuracy 0.9000 on 200 test images (95 % interval {test['accuracy_low']:.4f}" in page
     assert "frozen features with a head" in page
@@ -86,15 +88,72 @@ def test_the_page_shows_the_figures_and_escapes_labels() -> None:
     assert "Expected calibration error on the test images 0.0000. A temperature of 1.5" in page
     assert "Labels of 1 of 400 validation and test images are doubtful" in page
     assert "<polyline class='now' points='90.0,10.0'/>" in page
-    hidden = evaluation_report.build(CLASSES, figures, [], [], [])  # evaluate.mistakes: 0
+    low, high = metrics.wilson(180, 200)
+    assert f"<path class='interval now' d='M90.0,{100 - 100 * low:.1f}V{100 - 100 * high:.1f}'/>" in page
+    assert f"90 % sure, 90 % right ({100 * low:.3g} to {100 * high:.3g} %), 200 images" in page
+    assert "are left out" not in page
+    assert "What it looked at" not in page
+    hidden = evaluation_report.build(CLASSES, figures, [], [], [], None)  # evaluate.mistakes: 0
     assert "No test image was classified wrongly" not in hidden
     assert "Labels of 1 of 400" in hidden
     assert "by chance in less than 0.01 % of cases" in hidden
-    many = evaluation_report.build([f"c{n}" for n in range(30)], figures, [], [], [("c1", "c2", 7)])
+    many = evaluation_report.build([f"c{n}" for n in range(30)], figures, [], [], [("c1", "c2", 7)], None)
     assert "Commonest mix-ups" in many
-    perfect = evaluation_report.build(CLASSES, result(200, 200), [], [], [])
+    perfect = evaluation_report.build(CLASSES, result(200, 200), [], [], [], None)
     assert "No test image was classified wrongly." in perfect
     assert "by chance in 100 % of cases" in perfect
+
+
+def test_slices_that_are_left_out_are_counted() -> None:
+    figures = result(180, 150)
+    names = [f"class {number % 27}" for number in range(200)]
+    kinds = {"class": names, "file": ["PNG"] * 100 + ["JPEG"] * 100}
+    figures["slices"] = slices.table(np.arange(200) < 180, kinds)
+    figures["slices_left_out"] = slices.left_out(kinds)
+    page = evaluation_report.build(CLASSES, figures, [], [], [], None)
+    assert page.count("<td>class</td>") == 20
+    assert "By class the 20 with most images are shown; the other 7 are left out." in page
+    assert "By file" not in page
+
+
+def test_two_classes_have_a_threshold_between_them_named() -> None:
+    figures = result(180, 150)
+    called = probabilities(180)[:, 1]
+    figures["two_classes"] = {
+        "class": CLASSES[1],
+        "other": CLASSES[0],
+        "chosen": 0.37,
+        "rows": operating_points.two_classes(called, LABELS, 0.37),
+    }
+    page = evaluation_report.build(CLASSES, figures, [], [], [], None)
+    assert "On the validation images the threshold 0.37 parts the two best" in page
+    low, high = (f"{100 * bound:.3g}" for bound in metrics.wilson(90, 100))
+    assert f"With it 90 % ({low} to {high} %) of the test&#x27;s dog|[wolf](x) are found" in page
+    low, high = (f"{100 * bound:.3g}" for bound in metrics.wilson(10, 100))
+    assert f"and 10 % ({low} to {high} %) of its &lt;b&gt;cat&lt;/b&gt; are taken for dog" in page
+    assert page.count("best on validation") == 1
+    assert "two_classes.csv" in page
+    figures["two_classes"]["chosen"] = 0.5
+    figures["two_classes"]["rows"] = operating_points.two_classes(called, LABELS, 0.5)
+    same = evaluation_report.build(CLASSES, figures, [], [], [], None)
+    assert "taken for it, Youden&#x27;s index), the same. With it" in same
+    three = evaluation_report.build(CLASSES, result(180, 150), [], [], [], None)
+    assert "Where to draw the line" not in three
+
+
+def test_explained_pictures_stand_beside_their_maps() -> None:
+    mistakes = [Tile(b"\x89PNG mistake", "<i>wrong</i>", ["for a, then for b"])]
+    right = [Tile(b"\x89PNG right", "right", ["for a"]), Tile(b"\x89PNG right", "right too", ["for b"])]
+    shown = evaluation_report.Explained(mistakes, right, (5, 7))
+    page = evaluation_report.build(CLASSES, result(180, 150), [], [], [], shown)
+    assert "tells 5 x 7 fields of a picture apart" in page
+    before, _, after = page.partition('<div class="gallery abreast-3">')
+    assert "<figure" not in before.partition('id="explained"')[2]
+    three, _, two = after.partition('<div class="gallery abreast-2">')
+    assert (three.count("<figure>"), two.partition('id="labels"')[0].count("<figure>")) == (1, 2)
+    assert "<i>wrong" not in page
+    only_right = evaluation_report.Explained([], right, (5, 7))
+    assert 'class="gallery abreast-3"' not in evaluation_report.build(CLASSES, result(200, 200), [], [], [], only_right)
 
 
 def test_the_card_holds_every_fact_and_no_label_breaks_its_tables() -> None:

@@ -59,3 +59,41 @@ def test_thirds_hold_every_value_once(values: list[float]) -> None:
         assert sorted(found.count(name) for name in set(found)) == [3, 3, 3]
     if len(set(values)) == 1:
         assert len(set(found)) == 1
+
+
+def test_what_is_left_out_is_counted() -> None:
+    """Of 30 classes the table has 20; of 20 files it has all."""
+    kinds = {"class": [f"class {number}" for number in range(30)] * 2, "file": [str(n) for n in range(20)] * 3}
+    rows = slices.table(np.ones(60, bool), kinds)
+    assert [sum(row["kind"] == kind for row in rows) for kind in kinds] == [20, 20]
+    assert slices.left_out(kinds) == {"class": {"shown": 20, "left_out": 10}}
+    assert slices.left_out({"class": []}) == {}
+
+
+def test_thirds_of_mostly_equal_values() -> None:
+    """Two thirds of the images share the median: they stand together, and only what is above it is apart."""
+    found = slices.thirds([5.0] * 7 + [1.0, 9.0], ("a", "b", "c"))
+    assert found == ["1 a: to 5"] * 8 + ["3 c: above 5"]
+    assert slices.thirds([1.0, *[5.0] * 7, 9.0], ("a", "b", "c"))[8] == "3 c: above 5"
+    # Equal above a lowest third: the middle takes them, and the top stays empty.
+    assert (
+        slices.thirds([1.0, 1.0, 1.0, *[5.0] * 6], ("a", "b", "c"), " px")
+        == ["1 a: to 1 px"] * 3 + ["2 b: to 5 px"] * 6
+    )
+
+
+def test_thirds_without_numbers() -> None:
+    nan, infinite = float("nan"), float("inf")
+    assert slices.thirds([], ("a", "b", "c")) == []
+    assert slices.thirds([nan, nan], ("a", "b", "c")) == ["unknown", "unknown"]
+    found = slices.thirds([nan, 1.0, 2.0, 3.0, infinite, -infinite], ("a", "b", "c"))
+    assert found == ["unknown", "1 a: to 1", "2 b: to 2", "3 c: above 2", "unknown", "unknown"]
+    assert slices.thirds([nan, 4.0], ("a", "b", "c")) == ["unknown", "1 a: to 4"]
+    unmeasured = [fact(width=None, height=3, brightness=None), fact(width=0, height=3)]
+    assert slices.kinds(unmeasured)["shorter side"] == ["unknown", "unknown"]
+
+
+def test_a_kind_of_one_slice_is_no_slice() -> None:
+    """Nothing is said of a part that is the whole, which is what equal or unknown values make."""
+    for values in ([5.0] * 6, [float("nan")] * 6):
+        assert slices.table(np.ones(6, bool), {"brightness": slices.thirds(values, ("a", "b", "c"))}) == []

@@ -340,7 +340,7 @@ def test_every_optimizer_by_name_trains_with_its_own_arguments(stripes: Any) -> 
     import keras
 
     from stages.core import classifier, objective, training
-    from stages.fine_tune import EVERY, OPTIMIZERS, Optimizer
+    from stages.fine_tune import EVERY, OPTIMIZERS, SWITCHES, Optimizer
 
     names = get_args(Optimizer)
     assert names == tuple(OPTIMIZERS)
@@ -354,7 +354,10 @@ def test_every_optimizer_by_name_trains_with_its_own_arguments(stripes: Any) -> 
         "gradient_accumulation_steps",
     }
     for name, own in OPTIMIZERS.items():
-        assert {*own, *EVERY} == set(inspect.signature(getattr(keras.optimizers, name)).parameters) - left_out, name
+        takes = inspect.signature(getattr(keras.optimizers, name)).parameters
+        assert {*own, *EVERY} == set(takes) - left_out, name
+        switches = {one for one, about in takes.items() if isinstance(about.default, bool)} - left_out
+        assert switches == {*own, *EVERY} & set(SWITCHES), name
     kinds = [kind for kind in vars(keras.optimizers).values() if isinstance(kind, type)]
     of_keras = {kind.__name__ for kind in kinds if issubclass(kind, keras.optimizers.Optimizer)}
     assert set(names) <= of_keras
@@ -363,7 +366,10 @@ def test_every_optimizer_by_name_trains_with_its_own_arguments(stripes: Any) -> 
     labels = stripes[1]
     for name in names:
         head = classifier.head(8, CLASSES, 0.0, 1)
-        plan = schedule(epochs=1, learning_rate=0.05, optimizer=name, arguments={"clipnorm": 1.0})
+        whole = {"clipnorm": 1, **{one: True for one in SWITCHES if one in OPTIMIZERS[name]}}  # YAML has 1, not 1.0
+        if name == "SGD":
+            whole["momentum"] = 0.9  # Keras's nesterov needs it
+        plan = schedule(epochs=1, learning_rate=0.05, optimizer=name, arguments=whole)
         fitted = batches(features, labels), batches(features, labels, None)
         training.fit(head, *fitted, plan, lambda logs: None, loss=objective.loss(0.1, 0.0, None), by_batch=True)
         assert type(head.optimizer).__name__ == name

@@ -92,6 +92,42 @@ def test_a_merged_branchs_run_is_found_and_shared_bytes_are_doubted(history: Toy
         assert found.record()["doubts"] == []
 
 
+def test_bytes_that_two_different_runs_share_are_doubted_until_a_file_tells_them_apart(
+    history: Toy, tmp_path: Path
+) -> None:
+    """A run of other code writes the second model's file again, and another beside it."""
+    toy = history.copy(tmp_path / "copy")
+    more = '\nif name == "export":\n    (out / "more.txt").write_text("more")\n'
+    (toy.folder / "stage.py").write_text((toy.folder / "stage.py").read_text() + more)
+    toy.set(fine_tune={"value": 5})
+    toy.repro()
+    shared = tmp_path / "shared.txt"
+    shutil.copy(toy.folder / "data/export/out.txt", shared)
+    assert shared.read_bytes() == (history.folder.parent / "second/out.txt").read_bytes()
+    with trace(toy.folder, shared) as found:
+        record = found.record()
+    (doubt,) = record["doubts"]
+    assert record["recorded"] == HERE
+    assert doubt.startswith("the same bytes were also written in another run: by export, recorded by commit ")
+    assert commit(toy, "Second model")[:12] in doubt
+    assert "give a file that tells them apart" in doubt
+    shown = toy.run("-m", "commands", "lineage", str(shared)).stdout
+    assert "doubt" in shown
+    assert "another run" in shown
+    with trace(toy.folder, toy.folder / "data/export") as found:
+        assert found.record()["doubts"] == []
+    with trace(toy.folder, toy.folder / "data/export/more.txt") as found:
+        assert (found.record()["recorded"], found.record()["doubts"]) == (HERE, [])
+
+
+def test_without_git_it_ends_as_a_fault_of_the_machine(history: Toy, tmp_path: Path) -> None:
+    model = history.folder.parent / "first" / "out.txt"
+    done = history.run("-m", "commands", "lineage", str(model), check=False, PATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (5, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"graft: {history.folder}: git log did not work: ")
+
+
 def test_code_that_was_not_committed_is_named(history: Toy, tmp_path: Path) -> None:
     toy = history.copy(tmp_path / "copy")
     (toy.folder / "stage.py").write_text((toy.folder / "stage.py").read_text() + "\n# tried out\n")

@@ -90,6 +90,43 @@ def test_rules_between_blocks(tmp_path: Path) -> None:
     assert "split.val_fraction: with test_fraction it takes 0.9" in message
 
 
+def test_optimizer_arguments_are_named_as_the_file_has_them(tmp_path: Path) -> None:
+    """Not as pydantic does, which adds each type that a value could have had."""
+    wrong = (
+        "optimizer: SGD, optimizer_arguments: {nesterov: maybe, momentum: [0.9], clipnorm: null, weight_decay: .nan}"
+    )
+    message = problems(tmp_path, LEGAL.replace("fine_tune: {}", f"fine_tune: {{{wrong}}}"))
+    for expected in (
+        "fine_tune.optimizer_arguments.nesterov: received 'maybe' (str); must be a number or true or false",
+        "fine_tune.optimizer_arguments.momentum: received [0.9] (list); must be a number or true or false",
+        "fine_tune.optimizer_arguments.clipnorm: received None (NoneType); must be a number or true or false",
+        "fine_tune.optimizer_arguments.weight_decay: received nan (float); must be a number or true or false",
+    ):
+        assert message.count(expected) == 1
+    assert "4 problems" in message
+    wrong = "optimizer: SGD, optimizer_arguments: {nesterov: 1, momentum: true, clipnorm: false, rho: 0.9}"
+    message = problems(tmp_path, LEGAL.replace("fine_tune: {}", f"fine_tune: {{{wrong}}}"))
+    for expected in (
+        "fine_tune.optimizer_arguments.nesterov: received 1 (int); must be true or false",
+        "fine_tune.optimizer_arguments.momentum: received True (bool); must be a number",
+        "fine_tune.optimizer_arguments.clipnorm: received False (bool); must be a number",
+        "fine_tune.optimizer_arguments.rho: SGD does not take it here; it takes momentum, nesterov, weight_decay, ",
+    ):
+        assert expected in message
+    message = problems(tmp_path, LEGAL.replace("fine_tune: {}", "fine_tune: {optimizer_arguments: 3}"))
+    assert "fine_tune.optimizer_arguments: received 3 (int); must be a mapping" in message
+
+
+def test_optimizer_arguments_keep_their_types(tmp_path: Path) -> None:
+    """An integer is not made a float nor true a 1: the record of the training has what was written."""
+    path = tmp_path / "params.yaml"
+    own = "{clipnorm: 1, momentum: 0.9, nesterov: true, weight_decay: 4e-3}"
+    path.write_text(LEGAL.replace("fine_tune: {}", f"fine_tune: {{optimizer: SGD, optimizer_arguments: {own}}}"))
+    found = params.read_all(path)["fine_tune"].model_dump()["optimizer_arguments"]
+    assert found == {"clipnorm": 1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.004}
+    assert [type(value) for value in found.values()] == [int, float, bool, float]
+
+
 @pytest.mark.parametrize(
     ("extract", "tune", "expected"),
     [
