@@ -3,7 +3,8 @@
 Reads   data/fine_tune/, data/feature_extract/, data/split/split.parquet, data/validate/facts.parquet,
         data/download/images/
 Writes  reports/evaluate/{metrics.json, details.json, predictions.parquet, confusion.csv, roc.csv,
-        reliability.csv, thresholds.csv, slices.csv, mistakes.png, index.html}, and for two classes two_classes.csv
+        reliability.csv, thresholds.csv, slices.csv, mistakes.png, augmentations.png, index.html}, and for two
+        classes two_classes.csv
 Run     python -m stages.evaluate
 """
 
@@ -21,7 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from stages.core import evaluation_report
+from stages.core import augmentation_sheet, evaluation_report
+from stages.core.augmentation import Augmentation
 from stages.core.errors import IntegrityError
 from stages.core.page import Tile
 from stages.core.parameters import StageParams
@@ -118,7 +120,15 @@ def main() -> str:
         tables.write_csv(out / "slices.csv", result["slices"], slices.COLUMNS)
         sheets.contact_sheet(out / "mistakes.png", [picture for picture, _ in mistakes], 8, SIDE)
         mix_ups = predictions.mix_ups(table, "test", 25)
-        page = evaluation_report.build(stored.classes, result, mistakes, doubts, mix_ups, explained)
+        trained = documents.read(MODELS / "training.json")["settings"]
+        augmented = _augmentations(stored, trained)
+        most = max(map(len, augmented), default=1)
+        blank = sheets.png(np.full((1, 1, 3), 255, np.uint8), SIDE)
+        cells = [png for row in augmented for png in [*(png for png, _ in row), *[blank] * (most - len(row))]]
+        sheets.contact_sheet(out / "augmentations.png", cells, most, SIDE)
+        page = evaluation_report.build(
+            stored.classes, result, mistakes, doubts, mix_ups, explained, (augmented, stored.trunk, trained)
+        )
         (out / "index.html").write_text(page, encoding="utf-8")
     test, gain = result["test"], result["compared"]["frozen_features"]
     return (
@@ -144,16 +154,36 @@ def _facts(names: list[str], accepted: pa.Table) -> list[dict[str, Any]]:
     return [{**row, "copies": copies.get(row["group"], 1)} for row in found.take(place).to_pylist()]
 
 
+def _augmentations(stored: FeatureReader, trained: dict[str, Any]) -> list[list[tuple[bytes, str]]]:
+    """Rows of (PNG, caption): training images with their views, then what phase 2 mixed, if it did."""
+    train, of_trunk = stored.examples("pooled", "train"), stored.trunk["settings"]
+    numbers = augmentation_sheet.chosen(train.labels)
+    rows = train.images.take(numbers).to_pylist()
+    read = pictures.read([row["name"] for row in rows], of_trunk["image_size"])
+    some = [
+        augmentation_sheet.Picture(name, row["image_id"], stored.classes[train.labels[number]], pixels)
+        for number, row, (name, pixels) in zip(numbers, rows, read, strict=True)
+    ]
+    limits = Augmentation.model_validate(of_trunk["augmentation"])
+    # At cut 0 the views are made in training, one an epoch, by the same keys.
+    count = of_trunk["views"] if stored.trunk["cut"] else augmentation_sheet.MOST
+    shown = augmentation_sheet.of_views(some, count, limits, of_trunk["seed"])
+    shown += augmentation_sheet.of_mixed(some, trained["mixup"], trained["cutmix"], trained["seed"])
+    return [[(sheets.png(pixels, SIDE), said) for pixels, said in row] for row in shown]
+
+
 def _model(path: Path, stored: FeatureReader) -> keras.Model:
     """The classifier from pixels that a file of fine_tune's holds."""
     from stages.core import classifier
     from stages.store import models
 
-    of_trunk = stored.trunk["settings"]
     # Built anew and filled: the file fixes where channels lie, and the engine may want them elsewhere.
     base = models.architecture(FEATURES, stored.trunk)
-    units = documents.read(MODELS / "training.json")["settings"]["units"]
-    head = classifier.head(stored.trunk["pooled_features"], len(stored.classes), dropout=0.0, seed=0, units=units)
+    trained = documents.read(MODELS / "training.json")["settings"]
+    head = classifier.head(
+        stored.trunk["pooled_features"], len(stored.classes), dropout=0.0, seed=0, units=trained["units"],
+        activation=trained["activation"],
+    )  # fmt: skip
     model = classifier.from_pixels(base, stored.trunk["preprocessing"], head)
     model.set_weights(models.load(path).get_weights())
     return model

@@ -23,6 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from stages.core import backbones, catalogue
 from stages.core.augmentation import Augmentation, augment
 from stages.core.errors import ConfigError
+from stages.core.mixing import Mixing
+from stages.core.optimizers import EVERY, OPTIMIZERS, SWITCHES, Optimizer
 from stages.core.parameters import Problem, StageParams
 from stages.store import documents, outputs, params, process, tensorflow_runtime
 from stages.store.checkpoints import Checkpoints, fingerprint
@@ -36,32 +38,6 @@ log = logging.getLogger(__name__)
 FEATURES = Path("data/feature_extract")
 OUT = Path("data/fine_tune")
 REPORT = Path("reports/fine_tune")
-# Keras's optimizers with what each takes beside EVERY, as parameters are checked without Keras; a test compares.
-# Not among them: averaged weights (use_ema), as the best epoch's own are kept, and gradient_accumulation_steps, which
-# a schedule does not count; batch_size does the same.
-EVERY = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor")
-MOMENTS = ("beta_1", "beta_2", "epsilon")
-OPTIMIZERS: dict[str, tuple[str, ...]] = {
-    "SGD": ("momentum", "nesterov"),
-    "RMSprop": ("rho", "momentum", "epsilon", "centered"),
-    "Adam": (*MOMENTS, "amsgrad"),
-    "AdamW": (*MOMENTS, "amsgrad"),
-    "Adadelta": ("rho", "epsilon"),
-    "Adagrad": ("initial_accumulator_value", "epsilon"),
-    "Adamax": MOMENTS,
-    "Adafactor": ("beta_2_decay", "epsilon_1", "epsilon_2", "clip_threshold", "relative_step"),
-    "Nadam": MOMENTS,
-    "Ftrl": (
-        "learning_rate_power", "initial_accumulator_value", "l1_regularization_strength",
-        "l2_regularization_strength", "l2_shrinkage_regularization_strength", "beta",
-    ),
-    "Lion": ("beta_1", "beta_2"),
-    "Lamb": MOMENTS,
-}  # fmt: skip
-SWITCHES = ("nesterov", "centered", "amsgrad", "relative_step")  # the arguments that are true or false
-Optimizer = Literal[
-    "SGD", "RMSprop", "Adam", "AdamW", "Adadelta", "Adagrad", "Adamax", "Adafactor", "Nadam", "Ftrl", "Lion", "Lamb",
-]  # fmt: skip
 
 
 class Phase(BaseModel):
@@ -94,6 +70,17 @@ class FineTuneParams(StageParams):
     l2: float = Field(0.0, ge=0.0, le=1.0, description="times the squares of the head's kernels, added to the loss")
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="share of a label spread over all classes")
     focal_gamma: float = Field(0.0, ge=0.0, le=10.0, description="focal loss's exponent; 0 is cross-entropy")
+    activation: Literal["softmax", "sigmoid"] = Field(
+        "softmax", description="of the head: a probability per class, or one sigmoid, for two classes"
+    )
+    mixup: float = Field(
+        0.0, ge=0.0, le=10.0, description="alpha of MixUp's Beta(alpha, alpha) in phase 2; 0 is off. Above a cut it "
+        "averages activations (Manifold Mixup at the cut), at cut 0 pixels (MixUp)"
+    )  # fmt: skip
+    cutmix: float = Field(
+        0.0, ge=0.0, le=10.0, description="alpha of CutMix's Beta(alpha, alpha) in phase 2; 0 is off. Above a cut it "
+        "pastes rectangles of the activation map, at cut 0 of the pictures"
+    )  # fmt: skip
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: every class weighs alike in the loss, however few its images"
     )
@@ -158,6 +145,12 @@ def _below(received: catalogue.Layer, cut_at: catalogue.Layer) -> str:
 
 def main() -> str:
     settings = params.read(FineTuneParams)
+    classes = documents.read(FEATURES / "trunk.json")["classes"]
+    if settings.activation == "sigmoid" and len(classes) != 2:
+        raise ConfigError(
+            f"fine_tune.activation: received 'sigmoid', which is for two classes; the data has {len(classes)}. "
+            "Set 'softmax'"
+        )
     device = tensorflow_runtime.start(settings.threads, settings.seed, training=True)
     # These import Keras, so they wait until TensorFlow has been started.
     from stages.core import classifier, objective, training  # noqa: F401  # loaded so that the fingerprint covers them
@@ -224,6 +217,9 @@ class _Run:
         weights = objective.balanced(train.labels, len(self.stored.classes)) if balance else None
         rate = phase.learning_rate or (self.settings.head.learning_rate or 0.0) / 10
         label = name.replace("_", " ")
+        mixing = None
+        if name == "tail" and (self.settings.mixup or self.settings.cutmix):
+            mixing = Mixing(self.settings.mixup, self.settings.cutmix, len(self.stored.classes))
         curves.phase(label, phase.epochs, self.shares[name])
         saved = self.kept.load(name) if phase.epochs else None
         if saved is not None:
@@ -235,12 +231,8 @@ class _Run:
         outcome = training.fit(
             model,
             training.Batches(
-                _take(train, kind, self.stored),
-                train.labels,
-                train.views,
-                phase.batch_size,
-                self.settings.seed,
-                self.shards,
+                _take(train, kind, self.stored), train.labels, train.views, phase.batch_size, self.settings.seed,
+                self.shards, mixing,
             ),
             training.Batches(_take(val, kind, self.stored), val.labels, 1, phase.batch_size, None, self.shards),
             training.Schedule(
@@ -251,7 +243,7 @@ class _Run:
             saved,
             lambda state: self.kept.save(name, state),
             by_batch=self.by_batch,
-            loss=objective.loss(self.settings.label_smoothing, self.settings.focal_gamma, weights),
+            loss=objective.loss(self.settings.label_smoothing, self.settings.focal_gamma, weights, mixing is not None),
         )  # fmt: skip
         return {"learning_rate": rate, **dataclasses.asdict(outcome)}
 
@@ -259,8 +251,10 @@ class _Run:
 def _head(stored: FeatureReader, settings: FineTuneParams) -> keras.Model:
     from stages.core import classifier
 
-    features, classes = stored.trunk["pooled_features"], len(stored.classes)
-    return classifier.head(features, classes, settings.dropout, settings.seed, settings.units, settings.l2)
+    return classifier.head(
+        stored.trunk["pooled_features"], len(stored.classes), settings.dropout, settings.seed, settings.units,
+        settings.l2, settings.activation,
+    )  # fmt: skip
 
 
 def _take(examples: Examples, kind: str, stored: FeatureReader) -> Any:

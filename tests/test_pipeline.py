@@ -167,6 +167,7 @@ def test_the_set_of_files_written(project: Checkout) -> None:
             for curve in ("learning_rate", "train/accuracy", "train/loss", "val/accuracy", "val/loss")
         ),
         "reports/fine_tune/from_scratch/metrics.json",
+        "reports/evaluate/augmentations.png",
         "reports/evaluate/confusion.csv",
         "reports/evaluate/details.json",
         "reports/evaluate/index.html",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from stages.core import backbones
 from stages.core.catalogue import Preprocessing
@@ -11,14 +11,24 @@ from stages.core.catalogue import Preprocessing
 if TYPE_CHECKING:
     import keras
 
+Activation = Literal["softmax", "sigmoid"]
+
 
 def head(
-    features: int, classes: int, dropout: float, seed: int, units: Sequence[int] = (), l2: float = 0.0
+    features: int,
+    classes: int,
+    dropout: float,
+    seed: int,
+    units: Sequence[int] = (),
+    l2: float = 0.0,
+    activation: Activation = "softmax",
 ) -> keras.Model:
     """Pooled features float32 [N, features] → probabilities float32 [N, classes], rows summing to 1.
 
     Between them a ReLU layer for each of `units`. `dropout` stands before every layer; `l2` times the squares of
-    every kernel is added to the loss.
+    every kernel that is trained is added to the loss. With `sigmoid`, of two classes, one logit z is trained: the
+    second class's probability is sigmoid(z), the first's the rest. As softmax([0, z]) is just that, a layer that is
+    never trained hands on 0 and z, and the loss finds the logits behind a softmax as ever.
     """
     import keras
 
@@ -36,7 +46,15 @@ def head(
     tensor = pooled = keras.Input((features,), name="pooled")
     for number, width in enumerate(units):
         tensor = dense(width, "relu", number + 1, f"hidden_{number + 1}")(kept(tensor, number + 1))
-    return keras.Model(pooled, dense(classes, "softmax", 0, "probabilities")(kept(tensor, 0)), name="head")
+    if activation == "softmax":
+        return keras.Model(pooled, dense(classes, "softmax", 0, "probabilities")(kept(tensor, 0)), name="head")
+    assert classes == 2  # fine_tune refuses others
+    logit = dense(1, "linear", 0, "logit")(kept(tensor, 0))
+    fixed = keras.initializers.Constant([[0.0, 1.0]])
+    both = keras.layers.Dense(
+        2, activation="softmax", use_bias=False, kernel_initializer=fixed, trainable=False, name="probabilities"
+    )
+    return keras.Model(pooled, both(logit), name="head")
 
 
 def from_activations(tail: keras.Model, top: keras.Model, halves: bool = False) -> keras.Model:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stages.core import augmentation_sheet
 from stages.core.page import Badge, Page, Tile
 
 NAMES = {
@@ -32,11 +33,12 @@ def build(
     doubts: Sequence[tuple[bytes, str]],
     mix_ups: Sequence[Any],
     explained: Explained | None,
+    views: Sequence[Any] | None = None,
 ) -> str:
     """The page as HTML, from the content of details.json.
 
     `mistakes` and `doubts` pair a PNG with its caption; `mix_ups` holds (actual, predicted, count); `explained` is
-    None where none is to be shown.
+    None where none is to be shown; `views` is what augmentation_sheet.add takes.
     """
     test = result["test"]
     page = Page("Evaluation", script=True)
@@ -81,6 +83,8 @@ def build(
         else "None of the validation and test images is as sure of another class as that class's own images are."
     )
     page.gallery(doubts)
+    if views is not None:
+        augmentation_sheet.add(page, *views)
     page.heading("Validation", id="validation")
     page.paragraph(
         f"Accuracy {result['val']['accuracy']:.4f} on {result['val']['images']:,} validation images, which chose "

@@ -73,7 +73,8 @@ def heat_map(features: Floats, head: keras.Model, number: int) -> npt.NDArray[np
     # The mean gradient is this over h x w: a factor that the scale of 0-1 takes away again.
     summed = np.maximum(np.einsum("hwc,c->hw", exact, weights), 0.0)
     strongest = summed.max()
-    return (summed / strongest if strongest > 0 else summed).astype(np.float32)
+    scaled: npt.NDArray[np.float32] = (summed / strongest if strongest > 0 else summed).astype(np.float32)
+    return scaled
 
 
 def overlay(pixels: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
@@ -91,10 +92,10 @@ def _dense(head: keras.Model) -> tuple[list[Any], Any]:
     import keras
 
     layers = [layer for layer in head.layers if not isinstance(layer, keras.layers.InputLayer | keras.layers.Dropout)]
-    # What stands behind the last one makes probabilities of scores.
-    found = list(takewhile(lambda layer: isinstance(layer, keras.layers.Dense), layers))
+    # What stands behind the last one makes probabilities of scores, as the layer behind a sigmoid head's logit does.
+    found = list(takewhile(lambda layer: isinstance(layer, keras.layers.Dense) and layer.trainable, layers))
     plain = all(layer.activation.__name__ in ("relu", "linear") for layer in found[:-1])
-    if not found or not plain or any(layer.weights for layer in layers[len(found) :]):
+    if not found or not plain or any(layer.trainable_weights for layer in layers[len(found) :]):
         kinds = ", ".join(type(layer).__name__ for layer in layers)
         raise ValueError(f"a head of {kinds}: no gradient is known of it; must be Dense with ReLU or no activation")
     return found[:-1], found[-1]

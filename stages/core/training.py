@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.core.errors import ConfigError, DataRejected
+from stages.core.mixing import Mixing
 
 # The tensor of view `views[i]` of image `images[i]`, for epoch `epoch`: [n, *shape].
 Take = Callable[[npt.NDArray[np.intp], npt.NDArray[np.intp], int], npt.NDArray[Any]]
@@ -79,7 +80,7 @@ class Batches(keras.utils.PyDataset):
     """Batches of stored tensors: each epoch passes every image once, in a seeded order.
 
     Which of an image's K views an epoch sees rotates from a seeded start, so K epochs see all K.
-    Inputs become float32 [n, *shape]; labels are int32 [n].
+    Inputs become float32 [n, *shape]; labels are int32 [n], or float32 [n, classes] of `mixed` batches.
     """
 
     def __init__(
@@ -90,14 +91,18 @@ class Batches(keras.utils.PyDataset):
         batch_size: int,
         seed: int | None,
         shards: int = 1,
+        mixing: Mixing | None = None,
     ) -> None:
         """`seed` None keeps the order and view 0 in every epoch, as validation wants.
+
+        `mixing` needs a seed; seed, epoch and number of a batch decide how it is mixed.
 
         `shards` devices get equal parts of each batch, without which Keras cannot train on several:
         the batch size is rounded down to a multiple of it, and the first fewer-than-`shards` images
         of an epoch's order come again at its end.
         """
         super().__init__(workers=1)
+        self.mixing = mixing
         batch_size = max(batch_size // shards, 1) * shards
         self._rows = -(-len(labels) // shards) * shards
         self._take, self._labels, self._views, self._batch_size, self._seed = take, labels, views, batch_size, seed
@@ -110,11 +115,15 @@ class Batches(keras.utils.PyDataset):
     def __len__(self) -> int:
         return -(-self._rows // self._batch_size)
 
-    def __getitem__(self, number: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    def __getitem__(self, number: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
         images = self._order[number * self._batch_size : (number + 1) * self._batch_size]
         epoch = 0 if self._seed is None else self._epoch
         views = (self._first_view[images] + epoch) % self._views
-        return self._take(images, views, epoch).astype(np.float32), self._labels[images]
+        inputs, labels = self._take(images, views, epoch).astype(np.float32), self._labels[images]
+        if self.mixing is None:
+            return inputs, labels
+        assert self._seed is not None
+        return self.mixing.apply(inputs, labels, np.random.default_rng([self._seed, 2, self._epoch, number]))
 
     def on_epoch_end(self) -> None:
         """Draw the next epoch's order."""
@@ -217,10 +226,10 @@ def fit(
     model.compile(
         optimizer=optimizer(schedule, len(train)),
         loss=loss or keras.losses.SparseCategoricalCrossentropy(),
-        metrics=["accuracy"],
+        metrics=[keras.metrics.MeanMetricWrapper(_hits, name="accuracy")],
         jit_compile=False,
     )
-    steps = Steps(model) if by_batch else None
+    steps = Steps(model, mixed=train.mixing is not None) if by_batch else None
     if saved is None:
         start = steps.evaluate(val) if steps else model.evaluate(val, verbose=0, return_dict=True)
         best = BestEpoch((0, start["loss"], start["accuracy"]), model.get_weights())
@@ -318,30 +327,32 @@ class Steps:
     `Model.train_on_batch` traces anew for an epoch's shorter last batch; of a deep tail that takes seconds.
     """
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, mixed: bool = False) -> None:
+        """With `mixed` the labels to train on are float32 [n, classes]; to evaluate they are int32 [n] always."""
         import tensorflow as tf
 
         model.optimizer.build(model.trainable_variables)
         inputs = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
-        batch = [inputs, tf.TensorSpec((None,), tf.int32)]
+        hard = tf.TensorSpec((None,), tf.int32)
+        soft = tf.TensorSpec((None, model.output_shape[-1]), tf.float32)
 
         def figures(images: Any, labels: Any, training: bool) -> dict[str, Any]:
             probabilities = model(images, training=training)
-            hits = keras.ops.equal(keras.ops.argmax(probabilities, axis=-1), keras.ops.cast(labels, "int32"))
             loss = sum(model.losses, model.loss(labels, probabilities))
-            return {"loss": loss, "accuracy": keras.ops.mean(keras.ops.cast(hits, "float32"))}
+            return {"loss": loss, "accuracy": keras.ops.mean(_hits(labels, probabilities))}
 
         def train(images: Any, labels: Any) -> dict[str, Any]:
             with tf.GradientTape() as tape:
                 logs = figures(images, labels, training=True)
-            gradients = tape.gradient(logs["loss"], model.trainable_variables)
+                loss = model.optimizer.scale_loss(logs["loss"])  # `apply` divides by the scale
+            gradients = tape.gradient(loss, model.trainable_variables)
             model.optimizer.apply(gradients, model.trainable_variables)
             return logs
 
-        self._train = tf.function(train, input_signature=batch, autograph=False)
-        self._look = tf.function(partial(figures, training=False), input_signature=batch, autograph=False)
+        self._train = tf.function(train, input_signature=[inputs, soft if mixed else hard], autograph=False)
+        self._look = tf.function(partial(figures, training=False), input_signature=[inputs, hard], autograph=False)
 
-    def train(self, inputs: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> dict[str, float]:
+    def train(self, inputs: npt.NDArray[np.float32], labels: npt.NDArray[Any]) -> dict[str, float]:
         """One step of the optimizer; loss and accuracy of the batch before it."""
         return {name: float(value) for name, value in self._train(inputs, labels).items()}
 
@@ -352,6 +363,15 @@ class Steps:
             inputs, labels = val[number]
             means.add({name: float(value) for name, value in self._look(inputs, labels).items()}, len(labels))
         return means.values()
+
+
+def _hits(labels: Any, probabilities: Any) -> Any:
+    """Float [n], 1 where the likeliest class is the label, or of a mixed image the class with the largest share."""
+    ops = keras.ops
+    if len(labels.shape) == 2 and labels.shape[-1] != 1:
+        labels = ops.argmax(labels, axis=-1)
+    own = ops.cast(ops.reshape(labels, (-1,)), "int32")
+    return ops.cast(ops.equal(ops.cast(ops.argmax(probabilities, axis=-1), "int32"), own), "float32")
 
 
 class _Means:

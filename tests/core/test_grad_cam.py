@@ -56,7 +56,7 @@ def _logit(head: Any, number: int) -> Any:
 def test_it_is_the_articles_with_tensorflows_gradients(base: Any, pixels: np.ndarray, units: list[int]) -> None:
     head = classifier.head(1280, 4, dropout=0.3, seed=1, units=units)
     _disturb(head, 6)
-    model = classifier.from_pixels(base, "MobileNetV2", head)
+    model = classifier.from_pixels(base, "tf", head)
     features = np.asarray(grad_cam.feature_map(model)(pixels))
     assert features.shape == (2, 3, 3, 1280)
     seen = set()
@@ -127,6 +127,24 @@ def test_a_single_sigmoid_speaks_for_one_class_and_against_the_other(units: list
     np.testing.assert_allclose(one, _by_tape(head, features, lambda pooled: _logit_of_one(head, pooled)), atol=1e-5)
     np.testing.assert_allclose(other, _by_tape(head, features, lambda pooled: -_logit_of_one(head, pooled)), atol=1e-5)
     assert not (one * other).any()
+    assert (one + other).any()
+
+
+def test_the_two_classes_of_a_sigmoid_head_are_explained_by_its_logit() -> None:
+    from stages.core import classifier
+
+    head = classifier.head(5, 2, 0.2, 3, units=[6], activation="sigmoid")
+    features = np.random.default_rng(4).normal(size=(3, 3, 5)).astype(np.float32)
+
+    def logit(pooled: Any) -> Any:
+        import tensorflow as tf
+
+        shares = head(pooled)[0]
+        return tf.math.log(shares[1]) - tf.math.log(shares[0])
+
+    one, other = (grad_cam.heat_map(features, head, number) for number in (1, 0))
+    np.testing.assert_allclose(one, _by_tape(head, features, logit), atol=1e-5)
+    np.testing.assert_allclose(other, _by_tape(head, features, lambda pooled: -logit(pooled)), atol=1e-5)
     assert (one + other).any()
 
 

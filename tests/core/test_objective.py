@@ -70,3 +70,48 @@ def test_the_gradient_is_finite_where_the_model_is_sure(kind: tuple[float, float
         loss = objective.loss(*kind)(tf.constant([0, 2]), tf.nn.softmax(logits))
     assert np.isfinite(float(loss))
     assert np.isfinite(tape.gradient(loss, logits).numpy()).all()
+
+
+KINDS = [(0.0, 0.0, None), (0.1, 0.0, None), (0.0, 2.0, None), (0.1, 0.5, [0.5, 1.0, 2.0, 4.0])]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mixed_images_loss_is_that_of_each_class_times_its_share(
+    kind: tuple[float, float, list[float] | None],
+) -> None:
+    from stages.core import objective
+
+    mixed, plain = objective.loss(*kind, mixed=True), objective.loss(*kind)
+    others = RANDOM.integers(0, 4, 50).astype(np.int32)
+    for share in (0.0, 0.3, 1.0):
+        labels = (share * np.eye(4)[LABELS] + (1 - share) * np.eye(4)[others]).astype(np.float32)
+        expected = share * float(plain(LABELS, PROBABILITIES)) + (1 - share) * float(plain(others, PROBABILITIES))
+        assert float(mixed(labels, PROBABILITIES)) == pytest.approx(expected, rel=1e-5)
+    # Validation's labels stay numbers.
+    assert float(mixed(LABELS, PROBABILITIES)) == float(plain(LABELS, PROBABILITIES))
+
+
+def test_keras_has_the_same_of_shares_with_smoothing() -> None:
+    import keras
+
+    from stages.core import objective
+
+    labels = RANDOM.dirichlet([1.0] * 4, 50).astype(np.float32)
+    reference = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
+    found = float(objective.loss(0.1, 0.0, None, mixed=True)(labels, PROBABILITIES))
+    assert found == pytest.approx(float(reference(labels, PROBABILITIES)), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_of_a_mixed_image_is_finite_where_the_model_is_sure(
+    kind: tuple[float, float, list[float] | None],
+) -> None:
+    import tensorflow as tf
+
+    from stages.core import objective
+
+    logits = tf.Variable([[50.0, 0.0, 0.0, 0.0], [0.0, 50.0, 0.0, 0.0]])
+    with tf.GradientTape() as tape:
+        loss = objective.loss(*kind, mixed=True)(tf.constant([[0.5, 0.5, 0, 0], [0, 1.0, 0, 0]]), tf.nn.softmax(logits))
+    assert np.isfinite(float(loss))
+    assert np.isfinite(tape.gradient(loss, logits).numpy()).all()

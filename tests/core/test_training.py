@@ -340,7 +340,7 @@ def test_every_optimizer_by_name_trains_with_its_own_arguments(stripes: Any) -> 
     import keras
 
     from stages.core import classifier, objective, training
-    from stages.fine_tune import EVERY, OPTIMIZERS, SWITCHES, Optimizer
+    from stages.core.optimizers import EVERY, OPTIMIZERS, SWITCHES, Optimizer
 
     names = get_args(Optimizer)
     assert names == tuple(OPTIMIZERS)
