@@ -27,7 +27,8 @@ up: setup
 test: setup
 	ruff check .
 	mypy
-	python -m pytest
+	@# Flows bring servers and workers that wait for one another, so they are tested alone; the rest by two at once.
+	python -m pytest -n 2 --dist loadfile --ignore tests/flows; first=$$?; python -m pytest tests/flows && exit $$first
 
 bench: setup
 	python -m benchmarks $(if $(QUICK),--quick) $(ARGS)
