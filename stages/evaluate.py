@@ -226,8 +226,7 @@ def _explained(
     if not chosen:
         return None
     batch = np.stack([pixels[rows.names[at]] for at in chosen])
-    # As halves, which are the same bytes whatever the number of threads.
-    ((features,),) = engine.run(grad_cam.feature_map(model), iter([batch]), len(batch), np.float16)
+    ((features,),) = engine.run(grad_cam.feature_map(model), iter([batch]), len(batch), np.float32)
     head = model.get_layer("head")
     tiles: dict[bool, list[Tile]] = {False: [], True: []}
     for at, picture, seen in zip(chosen, batch, features, strict=True):

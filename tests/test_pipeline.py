@@ -204,6 +204,8 @@ def test_it_learnt_and_says_so_everywhere(project: Checkout) -> None:
     assert set(metrics["gain_over"]) == {"frozen_features", "from_scratch"}
     page = (project.folder / "reports/evaluate/index.html").read_text()
     assert f"{metrics['test']['accuracy']:.4f}" in page
+    assert 'id="explained"' in page
+    assert 'class="gallery abreast-2"' in page
     details = project.json("reports/evaluate/details.json")
     tested = details["test"]["images"]
     assert sum(row["images"] for row in details["calibration"]["before"]["bins"]) == tested

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.core import augmentation_sheet
-from stages.core.page import Badge, Page, Tile
+from stages.core.page import Badge, Estimate, Page, Tile
 
 NAMES = {
     "majority_class": "always naming the commonest class",
@@ -185,19 +185,21 @@ def _two_classes(page: Page, found: Mapping[str, Any]) -> None:
     one, other, chosen = found["class"], found["other"], found["chosen"]
     page.heading("Where to draw the line between the two", id="line")
     best = next(row for row in found["rows"] if row["threshold"] == chosen)
+    said = f"the share of {one} found less the share of {other} taken for it is largest there (Youden's index)"
     page.paragraph(
-        f"The model says {one} from a probability of 0.5 on, else {other}. On the validation images the threshold "
-        f"{chosen:g} parts the two best (most of {one} found less share of {other} taken for it, Youden's index)"
-        f"{', the same' if chosen == 0.5 else ''}. With it {_share(best, 'found')} of the test's {one} are found and "
-        f"{_share(best, 'raised')} of its {other} are taken for {one}. Lower it where missing {one} costs more, raise "
-        f"it where a false alarm does; the exported model gives the probabilities and leaves the threshold to you."
+        f"The model says {one} from a probability of 0.5 on, else {other}. "
+        + ("No other threshold parts" if chosen == 0.5 else f"A threshold of {chosen:g} best parts")
+        + f" the validation images{' better' if chosen == 0.5 else ''}: {said}. With it {_share(best, 'found')} of the "
+        f"test's {one} are found, and {_share(best, 'raised')} of its {other} are taken for {one}. Lower it where "
+        f"missing {one} costs more, raise it where a false alarm does; the exported model gives the probabilities and "
+        "leaves the threshold to you."
     )
     page.table(
         [f"{one} from", f"named {one}", f"of {one} found", f"of {other} taken for it", "right among named", ""],
         [
             [
                 f"{row['threshold']:g}", row["named"],
-                *("" if row[name] is None else _with_interval(row, name) for name in ("found", "raised", "precision")),
+                *(_with_interval(row, name) for name in ("found", "raised", "precision")),
                 Badge("best on validation", "good") if row["threshold"] == chosen
                 else Badge("as exported") if row["threshold"] == 0.5 else "",
             ]
@@ -237,7 +239,7 @@ def _thresholds(page: Page, rows: Sequence[Mapping[str, Any]]) -> None:
         [
             [
                 f"{row['threshold']:g}", row["answered"], f"{100 * row['coverage']:.1f} %", row["errors"],
-                "" if row["accuracy"] is None else _with_interval(row, "accuracy"),
+                _with_interval(row, "accuracy"),
             ]
             for row in rows
         ],
@@ -265,10 +267,9 @@ def verdict(result: Mapping[str, Any]) -> tuple[Any, str]:
     return "warn", f"Fine-tuning did not help: {gain} ({interval})."
 
 
-def _with_interval(values: Mapping[str, Any], name: str) -> str | Badge:
-    if name not in values:
+def _with_interval(values: Mapping[str, Any], name: str) -> str | Estimate:
+    if values.get(name) is None:
         return ""
     if f"{name}_low" not in values:
         return f"{values[name]:.4f}"
-    # Held together, or a narrow column would break it into a line a word.
-    return f"{values[name]:.4f} ({values[f'{name}_low']:.4f}\u00a0to\u00a0{values[f'{name}_high']:.4f})"
+    return Estimate(values[name], values[f"{name}_low"], values[f"{name}_high"])

@@ -73,8 +73,7 @@ def heat_map(features: Floats, head: keras.Model, number: int) -> npt.NDArray[np
     # The mean gradient is this over h x w: a factor that the scale of 0-1 takes away again.
     summed = np.maximum(np.einsum("hwc,c->hw", exact, weights), 0.0)
     strongest = summed.max()
-    scaled: npt.NDArray[np.float32] = (summed / strongest if strongest > 0 else summed).astype(np.float32)
-    return scaled
+    return np.asarray(summed / strongest if strongest > 0 else summed, np.float32)
 
 
 def overlay(pixels: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

@@ -94,6 +94,15 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A table cell of a figure with the bounds of its interval, four decimals each; sorted by the figure."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Tile:
     """A picture of a gallery, with small lines under its caption and a border in the colour of `tone`."""
 
@@ -103,7 +112,7 @@ class Tile:
     tone: Tone = "plain"
 
 
-Cell = str | int | float | bool | Badge | Link | Picture | None
+Cell = str | int | float | bool | Badge | Link | Picture | Estimate | None
 
 
 class Page:
@@ -301,6 +310,9 @@ def _cell(cell: Cell) -> str:
         if cell.data is None:
             return f'<span class="thumb blank" role="img" aria-label="{escape(f"no picture: {cell.alt}")}">none</span>'
         return f'<img class="thumb" alt="{escape(cell.alt)}" src="{_data_uri(cell.data)}">'
+    if isinstance(cell, Estimate):
+        bounds = f"({cell.low:.4f} to {cell.high:.4f})"
+        return f'<span class="estimate"><span>{cell.value:.4f}</span> <span>{bounds}</span></span>'
     if cell is None:
         return '<span class="none">–</span>'
     if isinstance(cell, bool):
@@ -337,6 +349,8 @@ def _kind(cell: Cell) -> str:
 
 def _sort_value(cell: Cell) -> str:
     """The number behind a text that was rounded or grouped, as a script reads it."""
+    if isinstance(cell, Estimate):
+        return f' data-value="{cell.value!r}"'
     value = _numeric(cell)
     if value is None:
         return ""
@@ -354,6 +368,8 @@ def _csv_value(cell: Cell) -> str | int | float:
         cell = cell.text
     if isinstance(cell, Picture):
         cell = cell.alt
+    if isinstance(cell, Estimate):
+        cell = cell.value
     if isinstance(cell, bool):
         return "yes" if cell else "no"
     return _harmless(cell or "") if isinstance(cell, str | None) else cell

@@ -66,6 +66,8 @@ thead button::after { content: "\\2195"; content: "\\2195" / ""; display: inline
 [aria-sort=ascending] button::after { content: "\\2191"; content: "\\2191" / ""; }
 [aria-sort=descending] button::after { content: "\\2193"; content: "\\2193" / ""; }
 .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.estimate { font-variant-numeric: tabular-nums; } .estimate span { white-space: nowrap; }
+.estimate span + span { color: var(--soft); }
 .none { color: var(--soft); }
 .badge { display: inline-block; max-width: 100%; padding: 0 9px; border: 1px solid currentColor; border-radius: 11px;
   font-size: .82rem; font-weight: 600; overflow-wrap: break-word; unicode-bidi: isolate; color: var(--soft);

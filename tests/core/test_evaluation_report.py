@@ -126,9 +126,9 @@ def test_two_classes_have_a_threshold_between_them_named() -> None:
         "rows": operating_points.two_classes(called, LABELS, 0.37),
     }
     page = evaluation_report.build(CLASSES, figures, [], [], [], None)
-    assert "On the validation images the threshold 0.37 parts the two best" in page
+    assert "A threshold of 0.37 best parts the validation images: the share of dog" in page
     low, high = (f"{100 * bound:.3g}" for bound in metrics.wilson(90, 100))
-    assert f"With it 90 % ({low} to {high} %) of the test&#x27;s dog|[wolf](x) are found" in page
+    assert f"With it 90 % ({low} to {high} %) of the test&#x27;s dog|[wolf](x) are found, and " in page
     low, high = (f"{100 * bound:.3g}" for bound in metrics.wilson(10, 100))
     assert f"and 10 % ({low} to {high} %) of its &lt;b&gt;cat&lt;/b&gt; are taken for dog" in page
     assert page.count("best on validation") == 1
@@ -136,7 +136,7 @@ def test_two_classes_have_a_threshold_between_them_named() -> None:
     figures["two_classes"]["chosen"] = 0.5
     figures["two_classes"]["rows"] = operating_points.two_classes(called, LABELS, 0.5)
     same = evaluation_report.build(CLASSES, figures, [], [], [], None)
-    assert "taken for it, Youden&#x27;s index), the same. With it" in same
+    assert "No other threshold parts the validation images better: " in same
     three = evaluation_report.build(CLASSES, result(180, 150), [], [], [], None)
     assert "Where to draw the line" not in three
 

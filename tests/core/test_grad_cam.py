@@ -64,7 +64,8 @@ def test_it_is_the_articles_with_tensorflows_gradients(base: Any, pixels: np.nda
         for number in range(4):
             found = grad_cam.heat_map(image, model.get_layer("head"), number)
             np.testing.assert_allclose(found, _by_tape(model, image, _logit(head, number)), atol=2e-5)
-            assert (found.dtype, found.shape) == (np.float32, (3, 3))
+            assert found.dtype == np.float32
+            assert found.shape == (3, 3)
             seen.add(found.tobytes())
     assert len(seen) > 4, "the maps tell images and classes apart"
 
@@ -172,7 +173,8 @@ def test_the_overlay_colours_what_is_hot_and_leaves_the_rest_grey() -> None:
     heat = np.zeros((2, 2), np.float32)
     heat[0, 1] = 1
     drawn = grad_cam.overlay(pixels, heat)
-    assert (drawn.dtype, drawn.shape) == (np.uint8, (40, 40, 3))
+    assert drawn.dtype == np.uint8
+    assert drawn.shape == (40, 40, 3)
     redness = drawn[..., 0].astype(int) - drawn[..., 2]
     assert redness[:8, 32:].min() > 100
     assert not redness[32:, :8].any()

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from stages.core.page import Badge, Cell, Link, Page, Picture, Tile, escape, visible
+from stages.core.page import Badge, Cell, Estimate, Link, Page, Picture, Tile, escape, visible
 from stages.core.page_script import SCRIPT
 
 NASTY = "<script>alert(1)</script>\"'&\n\u202egpj.exe 🐈 <img src=x onerror=y>"
@@ -212,6 +212,17 @@ def test_tags_are_kept_whatever_they_hold() -> None:
     ]
     with pytest.raises(ValueError, match="zip"):
         Page("t").table(["a"], [["x"]], tags=[])
+
+
+def test_an_estimate_stands_with_its_interval_and_is_sorted_by_its_value() -> None:
+    page = Page("t")
+    rows: list[list[Cell]] = [[Estimate(0.98765432, 0.9, 1.0)], [Estimate(1.0, 0.95, 1.0)], [""]]
+    page.table(["accuracy"], rows, sortable=True)
+    page.download("save", "rows.csv", ["accuracy"], rows)
+    html = page.render()
+    assert 'data-value="0.98765432"><span class="estimate"><span>0.9877</span> <span>(0.9000 to 1.0000)</span>' in html
+    assert 'data-value="1.0"><span class="estimate"><span>1.0000</span> ' in html
+    assert "0.98765432%0D%0A1.0%0D%0A" in html
 
 
 def test_sort_values_are_exact() -> None:
