@@ -139,14 +139,12 @@ def main() -> str:
         sheets.contact_sheet(out / "mistakes.png", [picture for picture, _ in mistakes], 8, SIDE)
         mix_ups = predictions.mix_ups(table, "test", 25)
         trained = documents.read(MODELS / "training.json")["settings"]
-        shown = _augmentations(stored, trained)
-        most = max(map(len, shown), default=1)
+        seen = _augmentations(stored, trained)
+        most = max(map(len, seen), default=1)
         blank = sheets.png(np.full((1, 1, 3), 255, np.uint8), SIDE)
-        cells = [png for row in shown for png in [*(png for png, _ in row), *[blank] * (most - len(row))]]
+        cells = [png for row in seen for png in [*(png for png, _ in row), *[blank] * (most - len(row))]]
         sheets.contact_sheet(out / "augmentations.png", cells, most, SIDE)
-        page = evaluation_report.build(
-            stored.classes, result, mistakes, doubts, mix_ups, (shown, stored.trunk, trained)
-        )
+        page = evaluation_report.build(stored.classes, result, mistakes, doubts, mix_ups, (seen, stored.trunk, trained))
         (out / "index.html").write_text(page, encoding="utf-8")
     test, gain = result["test"], result["compared"]["frozen_features"]
     return (

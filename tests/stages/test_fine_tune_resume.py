@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,10 @@ TAIL = {"epochs": 4, "batch_size": 16, "stop_after": 1, "reduce_after": 1}
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory, tensorflow: object) -> Path:
+    return extracted(tmp_path_factory.mktemp("extracted") / "feature_extract", ["cat", "dog", "owl"])
+
+
+def extracted(folder: Path, classes: list[str]) -> Path:
     """A data/feature_extract of noise around a mean per class: learnable, but the callbacks have work."""
     import keras
 
@@ -35,21 +40,19 @@ def features(tmp_path_factory: pytest.TempPathFactory, tensorflow: object) -> Pa
     from stages.store import documents, tables
     from stages.store.features import FeatureWriter
 
-    folder = tmp_path_factory.mktemp("extracted") / "feature_extract"
     folder.mkdir()
     keras.utils.set_random_seed(0)
     base = backbones.build("MobileNetV2", SIDE, 0.35)
     base.load_weights(ROOT / "pretraining/mobilenet_v2_0.35_96_letters.weights.h5")
     base.save_weights(folder / "base.weights.h5")
     random = np.random.default_rng(0)
-    classes = ["cat", "dog", "owl"]
     means = [(random.random(CUT_SHAPE), random.random(POOLED), random.integers(60, 196, 3)) for _ in classes]
     splits = [split for split, count in COUNTS.items() for _ in range(count)]
     rows = [
         {
             "name": f"{number:04}.png",
             "image_id": f"{number:064x}",
-            "label": classes[number % 3],
+            "label": classes[number % len(classes)],
             "group": "",
             "split": split,
         }
@@ -58,7 +61,7 @@ def features(tmp_path_factory: pytest.TempPathFactory, tensorflow: object) -> Pa
     table = tables.from_rows(rows, SPLIT)
     with FeatureWriter(folder, table, VIEWS, CUT_SHAPE, POOLED, (SIDE, SIDE, 3), 100) as writer:
         for number in range(len(rows)):
-            at_cut, pooled, colour = means[number % 3]
+            at_cut, pooled, colour = means[number % len(classes)]
             image = np.array([number])
             for view in range(writer.views[number]):
                 pixels = np.clip(colour + random.normal(0, 60, (1, SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
@@ -79,13 +82,16 @@ def features(tmp_path_factory: pytest.TempPathFactory, tensorflow: object) -> Pa
 class Workspace:
     """A folder in which fine_tune runs as a process."""
 
-    def __init__(self, folder: Path, features: Path, from_scratch: bool = True, rate: float = 0.003) -> None:
+    def __init__(
+        self, folder: Path, features: Path, from_scratch: bool = True, rate: float = 0.003, **settings: Any
+    ) -> None:
         self.folder = folder
         folder.mkdir()
         (folder / "data").mkdir()
         (folder / "data" / "feature_extract").symlink_to(features)
         values = YAML(typ="safe").load(ROOT / "recipes" / "digits.yaml")
         values["fine_tune"].update(head=HEAD, tail=TAIL | {"learning_rate": rate}, from_scratch=from_scratch)
+        values["fine_tune"].update(settings)
         with (folder / "params.yaml").open("w") as file:
             YAML().dump(values, file)
 
