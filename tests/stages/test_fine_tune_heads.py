@@ -38,7 +38,7 @@ def test_a_sigmoid_trained_on_mixed_batches_gives_two_probabilities_everywhere(
     from stages.store.features import FeatureReader
 
     features = extracted(tmp_path / "feature_extract", ["cat", "dog"])
-    settings: dict[str, Any] = {"activation": "sigmoid", "mixup": 0.4, "cutmix": 1.0, "units": [8]}
+    settings: dict[str, Any] = {"activation": "sigmoid", "mixup": 0.4, "cutmix": 1.0}
     work = Workspace(tmp_path / "project", features, False, **settings)
     work.run()
     out = work.folder / "data/fine_tune"
@@ -62,5 +62,6 @@ def test_a_sigmoid_trained_on_mixed_batches_gives_two_probabilities_everywhere(
     )
     stored, asked = FeatureReader(features), evaluate.EvaluateParams(batch_size=7)
     rebuilt = evaluate._model(out / "model.keras", stored)
-    found = evaluate._predict(SimpleNamespace(run=run), rebuilt, list(PIXELS), stored, asked)  # type: ignore[arg-type]
+    engine: Any = SimpleNamespace(run=run)
+    found = evaluate._predict(engine, rebuilt, list(PIXELS), stored, asked)
     np.testing.assert_allclose(found, expected, atol=1e-5)
