@@ -32,7 +32,7 @@ SLICED_BY = ("name", "label", "given_split", "format", "width", "height", "brigh
 COMMITTED = (LOCK, "dvc.yaml", "params.yaml")
 
 
-def decided(root: Path, project: Project, registry: Registry, terms: Terms, accepted: str | None) -> dict[str, Any]:
+def decided(root: Path, project: Project, registry: Registry, terms: Terms, accepted: list[str]) -> dict[str, Any]:
     """The record of the decision.
 
     Its `verdict` is "promoted" (where only the tags in `tags` are left to be made), "not tagged" (it passes but is
@@ -87,7 +87,7 @@ def _first(challenger: Contender, terms: Terms) -> dict[str, Any]:
 
 
 def _compared(
-    root: Path, champion: Contender, challenger: Contender, terms: Terms, accepted: str | None
+    root: Path, champion: Contender, challenger: Contender, terms: Terms, accepted: list[str]
 ) -> tuple[dict[str, Any], list[str]]:
     """The decision between two, and the ids of the images it was made on."""
     both = shared_test.shared(champion, challenger, accepted)

@@ -36,7 +36,9 @@ class Change(StrEnum):
 def promote(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide; write and tag nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The record of the decision as one JSON object.")] = False,
-    accept: Annotated[Change | None, typer.Option("--accept", help="Compare although this changed.")] = None,
+    accept: Annotated[
+        list[Change] | None, typer.Option("--accept", help="Compare although this changed; may be repeated.")
+    ] = None,
     margin: Annotated[
         float, typer.Option("--margin", min=0.0, max=1.0, help="How much accuracy a slice may lose; 0.05: 5 points.")
     ] = 0.05,
@@ -64,7 +66,7 @@ def promote(
             if push and not dry_run:
                 git.fetch_tags(root)
             registry = Registry(root)
-            record = contest.decided(root, project, registry, terms, accept and accept.value)
+            record = contest.decided(root, project, registry, terms, sorted({one.value for one in accept or ()}))
             if record["verdict"] == "promoted" and not dry_run:
                 _tag(root, project, registry, record, push)
     except Unknown as error:

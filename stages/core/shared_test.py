@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,11 +61,11 @@ def contender(
     )
 
 
-def shared(champion: Contender, challenger: Contender, accepted: str | None) -> Shared:
+def shared(champion: Contender, challenger: Contender, accepted: Collection[str]) -> Shared:
     """What both were tested on, and the rules `class-set-changed` and `test-split-changed`.
 
-    `accepted` is the change that a person takes upon themselves: "classes", "split" or None. An image's label is the
-    challenger's: it is the later one.
+    `accepted` are the changes that a person takes upon themselves: "classes", "split", both or none. An image's label
+    is the challenger's: it is the later one.
     """
     both = [label for label in champion.classes if label in challenger.classes]
     classes = sorted({*champion.classes, *challenger.classes})
@@ -76,8 +76,8 @@ def shared(champion: Contender, challenger: Contender, accepted: str | None) -> 
     relabelled = sum(champion.answers[one][0] != challenger.answers[one][0] for one in fit)
     place = {label: number for number, label in enumerate(classes)}
     rules = [
-        _class_rule(champion, challenger, both, accepted == "classes", len(champion.answers) - len(of_shared_classes)),
-        _split_rule(of_shared_classes, now, fit, len(champion.answers), relabelled, accepted == "split"),
+        _class_rule(champion, challenger, both, "classes" in accepted, len(champion.answers) - len(of_shared_classes)),
+        _split_rule(of_shared_classes, now, fit, len(champion.answers), relabelled, "split" in accepted),
     ]
     return Shared(
         image_ids=fit,
