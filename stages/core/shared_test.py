@@ -64,8 +64,8 @@ def contender(
 def shared(champion: Contender, challenger: Contender, accepted: Collection[str]) -> Shared:
     """What both were tested on, and the rules `class-set-changed` and `test-split-changed`.
 
-    `accepted` are the changes that a person takes upon themselves: "classes", "split", both or none. An image's label is
-    the challenger's: it is the later one.
+    `accepted` are the changes that a person takes upon themselves: "classes", "split", both or none. An image's label
+    is the challenger's: it is the later one.
     """
     both = [label for label in champion.classes if label in challenger.classes]
     classes = sorted({*champion.classes, *challenger.classes})

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,7 @@ def test_champions_come_and_go(tmp_path: Path) -> None:
     assert "failed better" in there.promote("--dry-run", code=3)
 
     # Back to the first by re-assigning; then the second wins again, under the version it has.
-    project.gto("assign", "classifier", "--version", "v1.0.0", "--stage", "champion")
+    project.gto("assign", "classifier", "--version", "v1.0.0", "--stage", "champion", "--force")
     project.git("push", "-q", "origin", "--tags")
     assert project.fetch(tmp_path / "got-4", "--stage", "champion") == first
     project.git("checkout", "-q", at_better)
@@ -304,5 +305,14 @@ def test_the_last_assignment_counts_also_within_a_second(tmp_path: Path) -> None
     assert now.commit == shas[-1]
     shown = project.gto("show", "classifier#champion", "--json")
     assert shas[-1] in shown
-    project.gto("deprecate", "classifier", "v2.6.0", "champion")
+
+
+def test_a_withdrawn_stage_leaves_no_champion(tmp_path: Path) -> None:
+    project = Project.make(tmp_path)
+    project.commit("Start")
+    head = project.git("rev-parse", "HEAD")
+    registry = Registry(project.folder)
+    registry.promote(head, registry.next_names(head, False), "", {})
+    time.sleep(1.1)  # tags know whole seconds
+    project.gto("deprecate", "classifier", "v1.0.0", "champion")
     assert Registry(project.folder).champion() is None
