@@ -39,7 +39,9 @@ def test_a_sigmoid_trained_on_mixed_batches_gives_two_probabilities_everywhere(
 
     features = extracted(tmp_path / "feature_extract", ["cat", "dog"])
     settings: dict[str, Any] = {"activation": "sigmoid", "mixup": 0.4, "cutmix": 1.0}
-    work = Workspace(tmp_path / "project", features, False, **settings)
+    # The made-up activations and pooled features do not belong together: phase 2 has to learn from the beginning.
+    phases = {"head": {"epochs": 2, "learning_rate": 0.003}, "tail": {"epochs": 12, "learning_rate": 0.003}}
+    work = Workspace(tmp_path / "project", features, False, **settings, **phases)
     work.run()
     out = work.folder / "data/fine_tune"
     record = json.loads((out / "training.json").read_text())
@@ -57,9 +59,7 @@ def test_a_sigmoid_trained_on_mixed_batches_gives_two_probabilities_everywhere(
 
     # Evaluate builds the network anew from what is recorded.
     monkeypatch.setattr(evaluate, "MODELS", out)
-    monkeypatch.setattr(
-        evaluate.pictures, "mapped", lambda function, names, *_: [(name, PIXELS[name]) for name in names]
-    )
+    monkeypatch.setattr(evaluate.pictures, "mapped", lambda _, names, *rest: ((name, PIXELS[name]) for name in names))
     stored, asked = FeatureReader(features), evaluate.EvaluateParams(batch_size=7)
     engine: Any = SimpleNamespace(run=run)
     found = evaluate._predict(engine, out / "model.keras", list(PIXELS), stored, asked)
