@@ -39,14 +39,14 @@ def test_a_sigmoid_trained_on_mixed_batches_gives_two_probabilities_everywhere(
 
     features = extracted(tmp_path / "feature_extract", ["cat", "dog"])
     settings: dict[str, Any] = {"activation": "sigmoid", "mixup": 0.4, "cutmix": 1.0}
-    work = Workspace(tmp_path / "project", features, False, **settings)
+    # The made-up activations and pooled features do not belong together: phase 2 has to learn from the beginning.
+    phases = {"head": {"epochs": 2, "learning_rate": 0.003}, "tail": {"epochs": 12, "learning_rate": 0.003}}
+    work = Workspace(tmp_path / "project", features, False, **settings, **phases)
     work.run()
     out = work.folder / "data/fine_tune"
     record = json.loads((out / "training.json").read_text())
     assert {name: record["settings"][name] for name in settings} == settings
-    # These activations lead to other features than those that the head was trained on: the tail begins anew.
-    assert record["phases"]["head"]["val_accuracy"] > 0.8
-    assert record["phases"]["tail"]["epochs"] > 0
+    assert record["phases"]["tail"]["val_accuracy"] > 0.8
     model = models.load(out / "model.keras")  # in safe mode
     batch = np.stack(list(PIXELS.values())).astype(np.float32)
     expected = np.asarray(model(batch, training=False))
