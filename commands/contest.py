@@ -64,7 +64,7 @@ def decided(root: Path, project: Project, registry: Registry, terms: Terms, acce
         found, images = _compared(root, _contender_at(project, version), challenger, terms, accepted)
     record |= {"rules": found["rules"], "slices": found["slices"]}
     record["tried"] = _tried(root, project, champion, set(images))
-    record["warnings"] = list(_warnings(record["tried"], found["rules"]))
+    record["warnings"] = list(_warnings(record["tried"], found["rules"], champion))
     broken = [rule for rule in found["rules"] if not rule["passed"]]
     if broken:
         because = "; ".join(f"{rule['name']}: {rule['said']}" for rule in broken)
@@ -220,11 +220,12 @@ def _tested_on(project: Project, version: Version, md5: str, images: set[str]) -
     return images <= {row["image_id"] for row in rows if row["split"] == "test"}
 
 
-def _warnings(tried: Mapping[str, Any], rules: list[dict[str, Any]]) -> Iterator[str]:
+def _warnings(tried: Mapping[str, Any], rules: list[dict[str, Any]], champion: Champion | None) -> Iterator[str]:
     asked = next((rule for rule in rules if rule["name"] in ("better", "first-model")), None)
+    since = "since the champion" if champion else "by git's history"
     if tried["models"] > 1 and asked:
         yield (
-            f"{tried['models']} models were tested on these images since the champion: the best of so many looks "
+            f"{tried['models']} models were tested on these images {since}: the best of so many looks "
             f"better than it is; times {tried['models']}, its p is {min(1.0, asked['p_value'] * tried['models']):.3g}. "
             "New test images would tell"
         )
