@@ -7,6 +7,7 @@
 PYTHON ?= python3
 HOST := 127.0.0.1
 PORT := 4200
+ALONE := tests/flows tests/core/test_page_in_browser.py
 VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -27,8 +28,9 @@ up: setup
 test: setup
 	ruff check .
 	mypy
-	@# Flows bring servers and workers that wait for one another, so they are tested alone; the rest by two at once.
-	python -m pytest -n 2 --dist loadfile --ignore tests/flows; first=$$?; python -m pytest tests/flows && exit $$first
+	@# Flows bring servers and workers that wait for one another, and a page is held to its promise of answering
+	@# at once: these are tested alone, the rest by two at once.
+	python -m pytest -n 2 --dist loadfile $(ALONE:%=--ignore %); first=$$?; python -m pytest $(ALONE) && exit $$first
 
 bench: setup
 	python -m benchmarks $(if $(QUICK),--quick) $(ARGS)

@@ -290,7 +290,7 @@ def test_what_an_edit_makes_stale(project: Checkout) -> None:
     importers = {
         "stages/split.py": {"split"},
         "stages/core/sampling.py": {"split"},
-        "stages/core/augmentation.py": {"feature_extract", "fine_tune"},
+        "stages/core/augmentation.py": {"feature_extract", "fine_tune", "evaluate"},
         "stages/core/page.py": {"validate", "evaluate"},
         "stages/core/serving.py": {"export"},
         "stages/store/archives.py": {"download"},

@@ -27,7 +27,8 @@ def test_help_names_every_command() -> None:
     modules = {path.stem for path in (ROOT / "commands").glob("*.py")} - {"__init__", "__main__"}
     modules -= {"contest"}  # what promote decides from
     assert modules == {
-        "accept", "add", "changes", "check", "drift", "lineage", "memo", "plan", "predict", "promote", "report",
+        "accept", "add", "backbones", "changes", "check", "drift", "lineage", "memo", "plan", "predict", "promote",
+        "publish", "report",
     }  # fmt: skip
     for name in modules:
         assert f" {name} " in done.stdout
