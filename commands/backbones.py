@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -28,7 +27,9 @@ def backbones(
         return
     if name not in catalogue.CATALOGUE:
         raise ConfigError(f"received {name!r}; must be one of {', '.join(catalogue.CATALOGUE)}")
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    from stages.store import tensorflow_runtime
+
+    tensorflow_runtime.start(threads=2, seed=0)
     from stages.core import backbones as bases
 
     base = bases.build(name, image_size, alpha)

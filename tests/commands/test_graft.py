@@ -92,6 +92,7 @@ def test_backbones_lists_the_catalogue_and_where_a_base_may_be_cut() -> None:
     for name in ("MobileNetV2", "ResNet101V2", "EfficientNetB7", "ConvNeXtTiny", "NASNetMobile", "DenseNet121"):
         assert f" {name} " in listed
     of_one = graft("backbones", "MobileNetV2", "--image-size", "160")
+    assert of_one.stderr == ""  # TensorFlow's chatter is nobody's answer
     lines = [line.split() for line in of_one.stdout.splitlines()]
     (line,) = (line for line in lines if line[2:3] == ["block_10_project_BN"])
     assert line[:2] == ["98", "block_11_expand"]
