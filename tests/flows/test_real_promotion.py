@@ -83,7 +83,9 @@ def test_the_flow_promotes_what_is_better_and_committed_and_nothing_else(
     kept = project.folder / ".graft/promotions" / f"{record['challenger']['export_md5'].removesuffix('.dir')}.json"
     assert json.loads(kept.read_text()) == record
     assert list((project.folder / ".graft/trees").glob("*/data")) == []
-    # The tag alone leads others to that model.
-    project.git("remote", "set-url", "origin", str(project.folder))
-    project.fetch(tmp_path / "got", "--stage", "champion")
+    # How it gets to others.
+    project.git("switch", "-q", "-f", branch.removeprefix("refs/heads/"))
+    project.python("-m", "dvc", "checkout", "-q")
+    assert "this model is classifier@v1.1.0" in project.promote("--push")
+    assert project.fetch(tmp_path / "got", "--stage", "champion") == project.exported()
     assert '"skill": 0.95' in (tmp_path / "got/model.bin").read_text()
