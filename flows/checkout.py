@@ -85,8 +85,8 @@ def tree_for(root: Path, ref: str | None, overrides: Mapping[str, Any]) -> Itera
     Without `ref` and `overrides`: the checkout as it stands, edits included. With either: a working
     tree of that commit (default HEAD) under .graft/trees, with the overrides written into its
     params.yaml and this checkout's DVC cache, so that nothing in the checkout changes and nothing
-    already made is made again. After success `keep` commits the result; after a failure the tree
-    stays as it is, to be looked at and to be resumed by the same request.
+    already made is made again. After success `keep` commits the result and `clear` ends the tree; after
+    a failure it stays as it is, to be looked at and to be resumed by the same request.
     """
     if ref is None and not overrides:
         yield Tree(root, "", None)
@@ -102,21 +102,26 @@ def tree_for(root: Path, ref: str | None, overrides: Mapping[str, Any]) -> Itera
     yield tree
 
 
-def keep(root: Path, tree: Tree, message: str) -> tuple[str, str]:
-    """Commit a finished tree's params.yaml and dvc.lock on its branch; returns the branch and the commit.
+def keep(tree: Tree, message: str) -> tuple[str, str]:
+    """Commit a finished tree's params.yaml and dvc.lock on its branch, where the tree then is; returns both.
 
-    The data goes, DVC's cache has it; the reports stay for the links that lead to them, until
-    KEPT_TREES newer ones have come.
+    That is the branch's name and the commit's SHA.
     """
     assert tree.branch is not None
     files = [name for name in ("params.yaml", "dvc.lock") if (tree.root / name).exists()]
-    branch, commit = git.commit_as_branch(tree.root, files, tree.branch, message)
+    return git.commit_as_branch(tree.root, files, tree.branch, message)
+
+
+def clear(root: Path, tree: Tree) -> None:
+    """Remove a kept tree's data, which DVC's cache has.
+
+    The reports stay for the links that lead to them, until KEPT_TREES newer ones have come.
+    """
     shutil.rmtree(tree.root / "data", ignore_errors=True)
     tree.root.touch()
     newest = sorted(tree.root.parent.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
     for folder in newest[KEPT_TREES:]:
         git.remove_worktree(root, folder)
-    return branch, commit
 
 
 def override(path: Path, overrides: Mapping[str, Any]) -> None:

@@ -59,7 +59,12 @@ def changed_files(root: Path, paths: list[str]) -> list[str]:
 def is_tracked(root: Path, path: str) -> bool:
     """Whether git tracks this file, or anything in this folder but what keeps the folder there."""
     names = _git(root, "ls-files", "-z", "--", path).stdout.split("\0")
-    return any(name and Path(name).name not in (".gitkeep", ".gitignore") for name in names)
+    return any(name and not keeps_folder(name) for name in names)
+
+
+def keeps_folder(path: str) -> bool:
+    """Whether a file is there only so that git has its folder."""
+    return Path(path).name in (".gitkeep", ".gitignore")
 
 
 def commits_of(root: Path, path: str) -> list[tuple[str, str]]:
@@ -180,7 +185,7 @@ def commit_as_branch(worktree: Path, paths: list[str], name: str, message: str) 
     """Commit `paths` in a detached working tree on a branch of its own; returns the branch and the commit's SHA.
 
     An existing branch is never moved, because somebody may have committed to it: one with the same content is
-    the answer, beside any other a branch `name`-2, -3 … is made.
+    the answer, beside any other a branch `name`-2, -3 … is made. The working tree is then at that commit, detached.
     """
     settings = ["-c", "commit.gpgsign=false", *_author(worktree)]  # nobody is there to type a passphrase
     _git(worktree, "add", "--", *paths)
@@ -193,7 +198,9 @@ def commit_as_branch(worktree: Path, paths: list[str], name: str, message: str) 
             _git(worktree, "branch", branch, "HEAD")
         elif there.stdout.strip() != made:
             continue
-        return branch, _git(worktree, "rev-parse", branch).stdout.strip()
+        commit = _git(worktree, "rev-parse", f"refs/heads/{branch}").stdout.strip()
+        switch(worktree, commit)
+        return branch, commit
     raise AssertionError
 
 

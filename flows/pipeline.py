@@ -62,11 +62,12 @@ def pipeline(
         gpu_remote: DVC remote that carries data to GPU workers with a clone of their own; none means
             that they share this checkout.
         promote: after export, "decide" shows whether the model should replace the champion, "promote" tags
-            it, too, where it is committed (`graft promote`); neither fails the run.
+            it, too, where it is committed (`graft promote`), as each run with `overrides` or `ref` is; neither
+            fails the run.
     """
     pool = GpuPool(gpu_pool, gpu_remote) if gpu_pool else None
     try:
-        with heartbeat.beating(), _opened(targets or STAGES, force, overrides or {}, ref, wait, pool) as run:
+        with heartbeat.beating(), _opened(targets or STAGES, force, overrides or {}, ref, wait, pool) as (run, tree):
             download(run)
             validate(run)
             split(run)
@@ -74,7 +75,8 @@ def pipeline(
             fine_tune(run)
             evaluate(run)
             export(run)
-            promotion.after_export(run, promote, ref is None and not overrides, get_run_logger().info)
+            _keep(run, tree, overrides or {})
+            promotion.after_export(run, promote, get_run_logger().info)
             return run.outcome()
     except Refused as refusal:
         return Failed(name=refusal.name, message=f"not run (exit {refusal.exit_code})\n{refusal}")
@@ -83,25 +85,34 @@ def pipeline(
 @contextmanager
 def _opened(
     targets: Sequence[str], force: bool, overrides: dict[str, Any], ref: str | None, wait: float, pool: GpuPool | None
-) -> Iterator[Run]:
-    """Hold the checkout, choose the files to work on, show the plan; afterwards keep what a side run made."""
+) -> Iterator[tuple[Run, checkout.Tree]]:
+    """Hold the checkout, choose the files to work on, show the plan; afterwards clear away what a side run needed."""
     root, log = Path.cwd(), get_run_logger()
     with (
         checkout.held(root, wait, f"flow run {flow_run.name}", log.info),
         checkout.tree_for(root, ref, overrides) as tree,
     ):
         if tree.branch:
-            with_what = redact(f"{overrides or 'no overrides'}")
-            log.info("working in %s: commit %s with %s", tree.root, tree.commit[:12], with_what)
+            log.info("working in %s: commit %s with %s", tree.root, tree.commit[:12], _named(overrides))
         with Door(tree.root, wait) as door:
             # A tree of another commit is to show what that commit's own listing names.
             added = None if tree.branch else listing.take_in(door, log.info)
             artifacts.show_plan(door, targets, force)
             run = Run(root, door, door.with_upstream(targets), force, pool, added)
-            yield run
+            yield run, tree
         if tree.branch and not run.failed():
-            branch, commit = checkout.keep(root, tree, f"Pipeline run {flow_run.name}: {with_what}")
-            log.info("kept as branch %s (%s): git switch %s && dvc checkout", branch, commit[:12], branch)
+            checkout.clear(root, tree)
+
+
+def _keep(run: Run, tree: checkout.Tree, overrides: dict[str, Any]) -> None:
+    """Commit what a run beside the checkout made, on a branch of its own. The checkout's commits are its user's."""
+    if tree.branch and not run.failed():
+        branch, commit = checkout.keep(tree, f"Pipeline run {flow_run.name}: {_named(overrides)}")
+        get_run_logger().info("kept as branch %s (%s): git switch %s && dvc checkout", branch, commit[:12], branch)
+
+
+def _named(overrides: dict[str, Any]) -> str:
+    return redact(f"{overrides or 'no overrides'}")
 
 
 if __name__ == "__main__":

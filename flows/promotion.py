@@ -6,6 +6,7 @@ The stages' work is good whatever is decided, so nothing here fails a run.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from prefect.artifacts import create_markdown_artifact
 from flows import child
 from flows.markdown import inert
 from flows.redact import redact
+from flows.registry import RECORDS
 from flows.run import Run
 
 Mode = Literal["off", "decide", "promote"]
@@ -23,17 +25,17 @@ LAST_LINES = 5
 DECIDED = (0, 2, 3)  # exit codes that may come with a record
 
 
-def after_export(run: Run, mode: Mode, in_checkout: bool, on_line: Callable[[str], None]) -> None:
-    """Decide, and with "promote" tag, too; artifact `promotion` shows it.
+def after_export(run: Run, mode: Mode, on_line: Callable[[str], None]) -> None:
+    """Decide, and with "promote" tag, too, where the model is committed; artifact `promotion` shows it.
 
-    A run beside the checkout only decides: its commit is made later. "decide" has nothing to say of a run that
-    changed nothing; "promote" has, for the commit may have come since.
+    A run beside the checkout has its commit by now. "decide" has nothing to say of a run that changed nothing;
+    "promote" has, for the commit may have come since.
     """
     if mode == "off" or "export" not in run.wanted or run.failed():
         return
     if mode == "decide" and run.outcome().name == "Unchanged":
         return
-    options = [] if mode == "promote" and in_checkout else ["--dry-run"]
+    options = [] if mode == "promote" else ["--dry-run"]
     lines: list[str] = []
     command = [sys.executable, "-m", "commands", "promote", "--json", "--held", *options]
     try:
@@ -43,6 +45,9 @@ def after_export(run: Run, mode: Mode, in_checkout: bool, on_line: Callable[[str
             last = deque((redact(line) for line in lines), LAST_LINES)
             on_line(f"graft promote could not decide (exit {code}):\n" + "\n".join(last))
             return
+        if run.root != run.door.root and (run.door.root / RECORDS).is_dir():
+            # A tree beside the checkout will be removed; what was decided is kept where people look.
+            shutil.copytree(run.door.root / RECORDS, run.root / RECORDS, dirs_exist_ok=True)
         said = f"{record['verdict']}: {record['because']}"
         on_line(f"promotion{' (only decided)' if options else ''}: {said}")
         create_markdown_artifact(as_markdown(record), key="promotion", description=record["verdict"])

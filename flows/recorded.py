@@ -183,12 +183,15 @@ class Project:
             raise NotIntact(f"{found}: not the bytes of {path} {version.recorded}; delete it and run again")
         return found
 
-    def push(self, stages: list[str]) -> int:
-        """Upload stages' outputs to DVC's default remote; how many objects were new there. Raises Refused."""
+    def push(self, stages: list[str], commit: str) -> int:
+        """Upload what stages made, as a commit records it, to DVC's default remote; how many objects were new there.
+
+        Raises Refused.
+        """
         from dvc.exceptions import DvcException
 
         try:
-            return int(self._repo.push(targets=stages))
+            return int(self._repo.push(targets=stages, revs=[commit], workspace=False))
         except (DvcException, OSError) as error:
             raise Refused(f"cannot push to DVC's remote: {redact(str(error))}; look at `dvc remote list`") from error
 

@@ -19,6 +19,7 @@ from flows.git import TagTaken
 
 ARTIFACT = "classifier"  # as dvc.yaml's `artifacts` names it
 STAGE = "champion"
+RECORDS = Path(".graft/promotions")  # every decision here, also where it tagged nothing
 VERSION = re.compile(rf"^{ARTIFACT}@v(\d+)\.(\d+)\.(\d+)$")
 ASSIGNED = re.compile(rf"^{ARTIFACT}#([A-Za-z0-9][A-Za-z0-9/_-]*?)(!?)(?:#(\d+))?$")
 

@@ -221,3 +221,24 @@ def first(challenger: Floats, labels: Ints, commonest: int, terms: Terms) -> dic
     rule |= {"name": "first-model", "said": f"no champion yet; over the commonest class {rule['said']}"}
     rule["baseline_accuracy"] = rule.pop("champion_accuracy")
     return {"promote": rule["passed"], "rules": [rule], "slices": []}
+
+
+def warnings(tried: Mapping[str, Any], rules: Sequence[Mapping[str, Any]], since_champion: bool) -> list[str]:
+    """What to be wary of, though no rule refuses it: a test that was used often tells less.
+
+    `tried` has `models`, the number tested on these images, and `unknown`, how many more may have been.
+    """
+    found = []
+    asked = next((rule for rule in rules if rule["name"] in ("better", "first-model")), None)
+    since = "since the champion" if since_champion else "by git's history"
+    if tried["models"] > 1 and asked:
+        found.append(
+            f"{tried['models']} models were tested on these images {since}: the best of so many looks "
+            f"better than it is; times {tried['models']}, its p is {min(1.0, asked['p_value'] * tried['models']):.3g}. "
+            "New test images would tell"
+        )
+    if tried["unknown"]:
+        found.append(
+            f"{tried['unknown']} more were tested on a split that is not in DVC's cache here (`dvc fetch -A split`)"
+        )
+    return found

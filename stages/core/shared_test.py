@@ -28,6 +28,13 @@ class Contender:
         """The class with most training images; of several the first by name."""
         return min(self.train_labels, key=lambda label: (-self.train_labels[label], label))
 
+    def arrays(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Probabilities [N, C] and labels [N] of all its test images, in the order of their ids."""
+        rows = [self.answers[image_id] for image_id in sorted(self.answers)]
+        place = {label: number for number, label in enumerate(self.classes)}
+        labels = np.array([place[label] for label, _ in rows], np.int64)
+        return np.array([one for _, one in rows], np.float64).reshape(len(rows), len(place)), labels
+
 
 @dataclass(frozen=True)
 class Shared:

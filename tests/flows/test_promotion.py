@@ -39,12 +39,12 @@ class Called:
         monkeypatch.setattr(child, "run", run)
         monkeypatch.setattr(promotion, "create_markdown_artifact", lambda text, **_: self.artifacts.append(text))
 
-    def after(self, mode: Any, in_checkout: bool = True, outcome: str = "Completed", failed: str | None = None) -> None:
+    def after(self, mode: Any, outcome: str = "Completed", failed: str | None = None) -> None:
         run = SimpleNamespace(
             wanted={"export"}, failed=lambda: failed, outcome=lambda: SimpleNamespace(name=outcome),
-            door=SimpleNamespace(root=Path.cwd()),
+            root=Path.cwd(), door=SimpleNamespace(root=Path.cwd()),
         )  # fmt: skip
-        promotion.after_export(run, mode, in_checkout, self.lines.append)  # type: ignore[arg-type]
+        promotion.after_export(run, mode, self.lines.append)  # type: ignore[arg-type]
 
 
 def test_the_decision_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,13 +56,6 @@ def test_the_decision_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| better | failed | \\+0.10% \\| p 0.4 |" in shown
     assert "Warning: 3 models" in shown
     assert called.lines == ["promotion (only decided): not promoted: better: +0.10% | p 0.4"]
-
-
-def test_only_a_run_of_the_checkout_tags(monkeypatch: pytest.MonkeyPatch) -> None:
-    called = Called(monkeypatch, 0, json.dumps({**RECORD, "verdict": "promoted"}, indent=2))
-    called.after("promote", in_checkout=True, outcome="Unchanged")
-    called.after("promote", in_checkout=False)
-    assert ["--dry-run" in command for command in called.commands] == [False, True]
 
 
 def test_nothing_is_started_where_there_is_nothing_to_decide(monkeypatch: pytest.MonkeyPatch) -> None:
