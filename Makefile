@@ -16,7 +16,8 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .DEFAULT_GOAL := run
 
 run: setup
-	dvc repro
+	@# What a kill left of DVC's own files stops DVC before a stage of ours could mend it.
+	dvc repro || { code=$$?; python -m flows.mending && exec dvc repro; exit $$code; }
 
 flow: setup
 	python -m flows.pipeline $(ARGS)
