@@ -17,7 +17,8 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 run: setup
 	@# What a kill left of DVC's own files stops DVC before a stage of ours could mend it.
-	dvc repro || { code=$$?; python -m flows.mending && exec dvc repro; exit $$code; }
+	@python -m flows.mending || true
+	dvc repro || { code=$$?; python -m flows.mending --thoroughly && exec dvc repro; exit $$code; }
 
 flow: setup
 	python -m flows.pipeline $(ARGS)

@@ -78,6 +78,7 @@ class Door:
         self.root, self._patience = root, patience
         try:
             rwlock.mend(root)
+            lock_file.mend(root)
             # Not a Repo, which takes several times as long to open.
             folder = Repo.find_dvc_dir(str(root))
             remotes = Config(folder, local_dvc_dir=folder)["remote"]
@@ -352,8 +353,7 @@ class Door:
         try:
             return self._patiently(question)
         except DvcException as error:
-            # Only now: whether dvc.lock is whole takes longer to ask than most questions.
-            if lock_file.mend(self.root):
+            if lock_file.mend(self.root, thoroughly=True):
                 self._repo._reset()
                 return self._ask(question)
             raise WrongRequest(f"DVC cannot read the project: {_whole(error)}") from None

@@ -6,28 +6,34 @@ its end, so the next run restores those outputs and writes the same entries agai
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
 NAME = "dvc.lock"
+# How a file that was cut between two lines may end: an entry has its hash, and not the size that DVC writes behind it
+# and never looks at again. A folder's entry has the number of its files behind that.
+CUT = re.compile(rb"( md5: \S+\n| md5: \S+\.dir\n\s+size: \d+\n)\Z")
+TAIL = 400  # bytes in which that shows
 
 
-def mend(root: Path) -> bool:
-    """Put the last committed dvc.lock, or none, in place of one that DVC cannot read; returns whether it was so.
+def mend(root: Path, thoroughly: bool = False) -> bool:
+    """Put the last committed dvc.lock, or none, in place of one that was cut; returns whether it was so.
 
-    Done while DVC's lock of the repository is held: whoever writes dvc.lock holds it. Where another process does,
-    nothing is torn, and nothing is done.
+    `thoroughly` also where its end looks whole and DVC cannot read it, which takes longer to find out. Done while DVC's
+    lock of the repository is held: whoever writes dvc.lock holds it. Where another process does, nothing is cut, and
+    nothing is done.
     """
+    path = root / NAME
+    if not path.exists() or not _is_cut(path, thoroughly):
+        return False
     from dvc.lock import LockError, make_lock
 
-    path = root / NAME
-    if not path.exists() or _readable(path.read_bytes()):
-        return False
     folder = root / ".dvc" / "tmp"
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with make_lock(str(folder / "lock"), tmp_dir=str(folder)):
-            if not path.exists() or _readable(path.read_bytes()):
+            if not path.exists() or not _is_cut(path, thoroughly):
                 return False
             committed = _committed(root)
             if committed is None:
@@ -41,8 +47,13 @@ def mend(root: Path) -> bool:
         return False
 
 
+def _is_cut(path: Path, thoroughly: bool) -> bool:
+    text = path.read_bytes()
+    return not text.endswith(b"\n") or bool(CUT.search(text[-TAIL:])) or (thoroughly and not _readable(text))
+
+
 def _readable(text: bytes) -> bool:
-    """Whether DVC can go on from it: a whole entry with a wrong hash is only stale, but an empty file is an error."""
+    """Whether DVC can go on from it; an empty file is an error to it."""
     from dvc.exceptions import DvcException
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from dvc.utils.serialize import parse_yaml
