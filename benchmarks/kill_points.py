@@ -138,11 +138,11 @@ class Bench:
                 raise RuntimeError(said)
             return self._counted()
 
-    def broken(self, ask: Ask) -> Attempt:
-        """One attempt with the fault that is asked for."""
-        return self.broken_often([ask])
+    def broken(self, ask: Ask, look: Callable[[Path], None] | None = None) -> Attempt:
+        """One attempt with the fault that is asked for; `look` sees the checkout right after it."""
+        return self.broken_often([ask], look)
 
-    def broken_often(self, asks: Sequence[Ask]) -> Attempt:
+    def broken_often(self, asks: Sequence[Ask], look: Callable[[Path], None] | None = None) -> Attempt:
         """One attempt in which the command is given once for each fault; `hit` says whether the last one happened."""
         attempt = Attempt()
         with self._checkout() as checkout:
@@ -150,6 +150,8 @@ class Bench:
                 self._log.unlink(missing_ok=True)
                 attempt.code, attempt.said = self.runner.run(checkout, self.goal.variables(checkout), ask, self._log)
                 attempt.hit = self._counted() >= ask.at > 0 or ask.room >= 0
+            if look is not None:
+                look(checkout)
             return self.judged(checkout, attempt)
 
     def killed(self, find: Callable[[psutil.Process], psutil.Process | None], delay: float) -> Attempt:

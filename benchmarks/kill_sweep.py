@@ -34,6 +34,7 @@ from benchmarks.tiny_pipeline import STAGES, Tiny
 from benchmarks.warm import Warm
 
 WORKERS = {"validate": "isolation._serve", "export": " -I -c "}
+LIGHT = ("download", "validate", "split")  # without TensorFlow
 JOBS = [
     "dvc:toy",
     *(f"{actor}:{stage}" for actor in ("stage", "dvc", "flow") for stage in STAGES),
@@ -91,8 +92,12 @@ class Job:
     @property
     def bench(self) -> Bench:
         if self._bench is None:
-            goal = toy_dvc.kept(self._folder / "toy") if self._stage == "toy" else \
-                Tiny.kept(self._folder / "tiny").goal(self._stage, with_lock=self._actor != "stage")  # fmt: skip
+            if self._stage == "toy":
+                goal = toy_dvc.kept(self._folder / "toy")
+            else:
+                light = self._stage in LIGHT
+                tiny = Tiny.kept(self._folder / ("light" if light else "whole"), LIGHT if light else STAGES)
+                goal = tiny.goal(self._stage, with_lock=self._actor != "stage")
             self._bench = Bench(goal, self._runner(), self._folder / "run")
         return self._bench
 

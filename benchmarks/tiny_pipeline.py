@@ -92,17 +92,17 @@ class Tiny:
             self.lock[stage] = (work / "dvc.lock").read_text()
 
     @classmethod
-    def kept(cls, folder: Path) -> Tiny:
-        """The whole pipeline, made once in `folder` and found again after that."""
+    def kept(cls, folder: Path, stages: Sequence[str]) -> Tiny:
+        """As `Tiny(folder, stages)`, made once and found again after that."""
         path = folder / "made.json"
         if not path.exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            tiny = cls(folder)
+            tiny = cls(folder, stages)
             path.write_text(json.dumps({"made": tiny.made, "lock": tiny.lock}))
             return tiny
         tiny = cls.__new__(cls)
-        tiny.folder, tiny.before = folder, {stage: folder / f"before-{stage}" for stage in STAGES}
+        tiny.folder, tiny.before = folder, {stage: folder / f"before-{stage}" for stage in stages}
         kept = json.loads(path.read_text())
         tiny.made, tiny.lock = kept["made"], kept["lock"]
         return tiny

@@ -43,9 +43,10 @@ def of(error: BaseException) -> EnvironmentFault | None:
         return None
     if number == errno.ENOMEM:
         return EnvironmentFault(f"out of memory ({_said(error)}; {_limits()}); {ADVICE[number]}, then run it again")
-    place = f"{path}: " if path else ""
-    advice = "free some space" if number in FULL else ADVICE[number]
-    return EnvironmentFault(f"{place}{os.strerror(number)}; {advice}, then run it again")
+    # Rows on their way (stages/store/spill.py) are in a file without a name.
+    place = path or f"a file in {Path.cwd()}"
+    advice = f"{_free(path or Path.cwd()):,} bytes are free there: free some" if number in FULL else ADVICE[number]
+    return EnvironmentFault(f"{place}: {os.strerror(number)}; {advice}, then run it again")
 
 
 def while_writing(error: BaseException, partials: Mapping[Path, Path]) -> EnvironmentFault | None:
@@ -63,13 +64,13 @@ def while_writing(error: BaseException, partials: Mapping[Path, Path]) -> Enviro
     path = path or _newest(partials)
     writing = f" ({path})" if path else ""
     if number not in FULL:
-        fault = of(error)
-        known = str(fault).removeprefix(f"{path}: ") if fault else os.strerror(number)
-        return EnvironmentFault(f"{outputs}{writing}: not written: {known}")
+        known = f"{os.strerror(number)}; {ADVICE[number]}, then run it again"
+        what = str(of(error)) if number == errno.ENOMEM else known
+        return EnvironmentFault(f"{outputs}{writing}: not written: {what}")
     partial, target = next(((a, b) for a, b in partials.items() if path and path.is_relative_to(a)),
                            next(iter(partials.items())))  # fmt: skip
     written, free, before = _size(partial), _free(target), _recorded(target)
-    need = f"it needs {before:,} bytes, as its last version did" if before else (
+    need = f"it needs {before:,} bytes, as its last version did" if before > written else (
         f"it needs more than the {written + free:,} bytes there were"
     )  # fmt: skip
     return EnvironmentFault(
