@@ -16,7 +16,9 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .DEFAULT_GOAL := run
 
 run: setup
-	dvc repro
+	@# What a kill left of DVC's own files stops DVC before a stage of ours could mend it.
+	@python -m flows.mending || true
+	dvc repro || { code=$$?; python -m flows.mending --thoroughly && exec dvc repro; exit $$code; }
 
 flow: setup
 	python -m flows.pipeline $(ARGS)

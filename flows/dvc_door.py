@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from flows import child, rwlock
+from flows import child, lock_file, rwlock
 from flows.faults import CheckoutBusy, NotIntact, Refused, WrongRequest
 from flows.redact import redact
 
@@ -78,6 +78,7 @@ class Door:
         self.root, self._patience = root, patience
         try:
             rwlock.mend(root)
+            lock_file.mend(root)
             # Not a Repo, which takes several times as long to open.
             folder = Repo.find_dvc_dir(str(root))
             remotes = Config(folder, local_dvc_dir=folder)["remote"]
@@ -346,12 +347,15 @@ class Door:
         return asked
 
     def _ask(self, question: Callable[[], T]) -> T:
-        """DVC's answer; waits like `_patiently`, and raises WrongRequest with what DVC cannot read."""
+        """DVC's answer; waits like `_patiently`, mends a torn dvc.lock, raises WrongRequest where DVC cannot read."""
         from dvc.exceptions import DvcException
 
         try:
             return self._patiently(question)
         except DvcException as error:
+            if lock_file.mend(self.root, thoroughly=True):
+                self._repo._reset()
+                return self._ask(question)
             raise WrongRequest(f"DVC cannot read the project: {_whole(error)}") from None
 
     def _patiently(self, action: Callable[[], T]) -> T:

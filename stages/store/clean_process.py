@@ -6,20 +6,32 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from stages.core.errors import EnvironmentFault
 
+# First in the script: ask Linux to end it with the process that started it. lifeline cannot be imported there.
+TIED = """
+import ctypes, os, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+    if os.getppid() != {parent}:
+        sys.exit(137)
+"""
 SETTINGS = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
 
 
 def run(script: str, arguments: list[str], *, model: Path, seconds: float, given: str = "") -> str:
     """Standard output of Python code, run isolated (-I) in an empty folder with `given` on standard input.
 
-    No PYTHON* variable reaches it. Raises EnvironmentFault, which names `model`, where it ends with an error or takes
-    longer than `seconds`.
+    No PYTHON* variable reaches it, and it ends with this process. Raises EnvironmentFault, which names `model`, where
+    it ends with an error or takes longer than `seconds`.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | SETTINGS
+    # In another thread the kernel would take that thread's end for the process's.
+    if threading.current_thread() is threading.main_thread():
+        script = TIED.format(parent=os.getpid()) + script
     with tempfile.TemporaryDirectory() as empty:
         try:
             done = subprocess.run(

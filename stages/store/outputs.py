@@ -1,11 +1,15 @@
-"""Publishes a stage's folders whole: each is absent, old or new, never partial."""
+"""Publishes a stage's folders whole: each is absent, old or new, never partial, also after a kill or a power cut."""
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from stages.store import machine_faults, writer_lock
 
 
 @contextmanager
@@ -15,17 +19,31 @@ def replacing(*targets: Path) -> Iterator[list[Path]]:
     On any exception the working folders are removed and the targets stay as they were, all of them:
     data and its report belong together. A working folder lies beside its target (same file system, so
     the rename is atomic) and is named `.<name>.partial`; one left by a killed run is cleared first.
+    What is published lies on the disk before its name does, so a power cut leaves no name of half a folder.
+
+    Raises Busy where another process is writing a target, and EnvironmentFault, with the bytes needed, in place of an
+    error that a full or broken disk or a lack of memory caused.
     """
     partials = [target.parent / f".{target.name}.partial" for target in targets]
-    try:
-        for partial in partials:
-            remove(partial)
-            partial.mkdir(parents=True)
-        yield partials
-        _publish(list(zip(partials, targets, strict=True)))
-    finally:
-        for partial in partials:
-            remove(partial)
+    with ExitStack() as locks:
+        for target in targets:
+            locks.enter_context(writer_lock.held(target))
+        try:
+            for partial in partials:
+                remove(partial)
+                partial.mkdir(parents=True)
+            yield partials
+            for partial in partials:
+                _sync(partial)
+            _publish(list(zip(partials, targets, strict=True)))
+        except Exception as error:
+            fault = machine_faults.while_writing(error, dict(zip(partials, targets, strict=True)))
+            if fault is None:
+                raise
+            raise fault from error
+        finally:
+            for partial in partials:
+                remove(partial)
 
 
 def _publish(pairs: list[tuple[Path, Path]]) -> None:
@@ -45,8 +63,30 @@ def _publish(pairs: list[tuple[Path, Path]]) -> None:
             if old.exists():
                 old.rename(target)
         raise
+    for parent in dict.fromkeys(target.parent for _, target in pairs):
+        _sync_one(parent)
     for old in olds:
         remove(old)
+
+
+def _sync(folder: Path) -> None:
+    """Bring every file and folder below, and itself, to the disk. Raises OSError where the disk refuses."""
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            _sync_one(path)
+    _sync_one(folder)
+
+
+def _sync_one(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync a folder
+            error.filename = str(path)
+            raise
+    finally:
+        os.close(number)
 
 
 def remove(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import signal
 import sys
@@ -14,10 +13,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stages.core.errors import EnvironmentFault, GraftError
-from stages.store import lifeline
+from stages.store import lifeline, machine_faults
 
 T = TypeVar("T")
-FULL = {errno.ENOSPC, errno.EDQUOT}
 log = logging.getLogger(__name__)
 
 
@@ -29,8 +27,8 @@ def run(stage: str, main: Callable[[], str]) -> None:
     """Call `main`, print the summary line it returns, and exit: 0, or the error's own code.
 
     `main` catches nothing. An error graft raises on purpose ends as one message and its exit
-    code, Ctrl-C as 130 and SIGTERM as 143; anything else keeps its traceback, because it is a
-    defect. Started by DVC, the process also ends when DVC is killed.
+    code, a fault of the machine as 5, Ctrl-C as 130 and SIGTERM as 143; anything else keeps its traceback,
+    because it is a defect. Started by DVC, the process also ends when DVC is killed.
     """
     lifeline.tie()
     signal.signal(signal.SIGTERM, _terminate)
@@ -38,15 +36,14 @@ def run(stage: str, main: Callable[[], str]) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         summary = main()
-    except GraftError as error:
-        console.print(f"[bold red]{stage} failed[/] (exit {error.exit_code}): {escape(str(error))}")
-        sys.exit(error.exit_code)
-    except OSError as error:
-        if error.errno is None:
+    except Exception as error:
+        fault = machine_faults.of(error) or error
+        if isinstance(fault, OSError) and fault.errno is not None:
+            fault = EnvironmentFault(f"{fault}, then run it again")
+        if not isinstance(fault, GraftError):
             raise
-        need = "; free some space" if error.errno in FULL else ""
-        console.print(f"[bold red]{stage} failed[/] (exit 5): {escape(str(error))}{need}, then run it again")
-        sys.exit(EnvironmentFault.exit_code)
+        console.print(f"[bold red]{stage} failed[/] (exit {fault.exit_code}): {escape(str(fault))}")
+        sys.exit(fault.exit_code)
     except (KeyboardInterrupt, Terminated) as stop:
         code = 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
         console.print(f"[bold red]{stage} stopped[/] (exit {code}); run it again to go on")

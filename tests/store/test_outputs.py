@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.core.errors import EnvironmentFault
 from stages.store import outputs
 
 
@@ -74,6 +75,6 @@ def test_a_failing_publication_puts_every_target_back(tmp_path: Path, monkeypatc
             (first / "new").write_text("new")
             (second / "new").write_text("new")
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(EnvironmentFault, match="No space left on device: it needs 6 bytes"):
         stage()
     assert tree(tmp_path) == {"data/old": "data", "report/old": "report"}

@@ -1,0 +1,127 @@
+"""Runs a stage, or DVC, again and again without its imports: a process that has imported forks for each run.
+
+    python -m benchmarks.warm fine_tune      (or another stage, or dvc)
+
+Reads a request a line (JSON: folder, environment, said, and what shim_arm of write_shim.c takes), runs it in a fork
+and answers with the fork's wait status. For sweeps, in which imports would be nine tenths of the time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.shim import Ask
+
+TENSORFLOW = {"fine_tune", "evaluate", "export", "feature_extract"}
+ROOT = Path(__file__).parent.parent
+
+
+class Warm:
+    """A process that is ready to run `what` in any folder."""
+
+    def __init__(self, what: str, library: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.warm", what],
+            cwd=ROOT, env={**os.environ, "LD_PRELOAD": str(library), "PYTHONDONTWRITEBYTECODE": "1"},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self._answer()
+
+    def run(self, folder: Path, environment: dict[str, str], ask: Ask, log: Path, arguments: list[str]) -> int:
+        """Run once in `folder`; returns the exit code, negative for a signal. What it prints goes to `<log>.said`."""
+        log.unlink(missing_ok=True)
+        request = {
+            "folder": str(folder), "environment": environment, "log": str(log), "at": ask.at, "do": ask.do,
+            "calls": ask.calls, "room": ask.room, "sticky": ask.sticky, "arguments": arguments,
+        }  # fmt: skip
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return os.waitstatus_to_exitcode(int(self._answer()))
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream:
+                stream.close()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the warm process ended: {self._process.wait()}")
+        return line.strip()
+
+
+def serve(what: str) -> None:
+    """Import what `what` needs, then answer requests until standard input ends."""
+    call = _ready(what)
+    answers = os.fdopen(os.dup(1), "w")
+    answers.write("ready\n")
+    answers.flush()
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            _run(json.loads(line), call)
+        answers.write(f"{os.waitpid(child, 0)[1]}\n")
+        answers.flush()
+
+
+def _ready(what: str) -> Any:
+    if what == "dvc":
+        importlib.import_module("dvc.commands.repro")
+        importlib.import_module("dvc.repo.reproduce")
+        return importlib.import_module("dvc.cli").main
+    if what in TENSORFLOW:
+        from stages.store import keras_import
+
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        with keras_import.lean():
+            importlib.import_module("keras")
+        importlib.import_module("tensorflow")
+    if what == "validate":
+        importlib.import_module("great_expectations")
+    module = importlib.import_module(f"stages.{what}")
+    process = importlib.import_module("stages.store.process")
+    return lambda _: process.run(what, module.main)
+
+
+def _run(request: dict[str, Any], call: Any) -> None:
+    """The fork's life."""
+    code: Any = 70
+    try:
+        os.chdir(request["folder"])
+        os.environ.update(request["environment"])
+        said = os.open(f"{request['log']}.said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        arm = ctypes.CDLL(None).shim_arm
+        arm(
+            request["folder"].encode(), ctypes.c_long(request["at"]), request["do"].encode(), request["calls"].encode(),
+            b"", request["log"].encode(), ctypes.c_longlong(request["room"]), int(request["sticky"]),
+        )  # fmt: skip
+        code = call(request["arguments"])
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        code = 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

@@ -1,0 +1,34 @@
+"""python -m flows.mending: mend what a killed process or a full disk left of DVC's own files in this checkout.
+
+Flows do this by themselves. `make run` does it before `dvc repro`, and once more, --thoroughly, where that fails. DVC
+reads these files before anything of this project runs, so a plain `dvc repro` cannot.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from flows import lock_file, rwlock
+
+
+def mend(root: Path, thoroughly: bool) -> list[str]:
+    """Mend the checkout at `root`; returns a line for each file that had to be. See lock_file for `thoroughly`."""
+    told = []
+    if rwlock.mend(root):
+        told.append(".dvc/tmp/rwlock named processes that hold nothing, or was cut; they are dropped")
+    if lock_file.mend(root, thoroughly):
+        told.append("dvc.lock was cut; the last committed one is back, and DVC's cache has what was made since")
+    return told
+
+
+def main() -> int:
+    """Exit 0 where something was mended, 1 where all was whole."""
+    told = mend(Path.cwd(), "--thoroughly" in sys.argv)
+    for line in told:
+        sys.stderr.write(f"mended: {line}\n")
+    return 0 if told else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
