@@ -10,6 +10,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -124,20 +125,26 @@ def _datasets(root: h5py.Group, what: str) -> Iterator[tuple[str, h5py.Dataset]]
 
 def _asked_for(config: Any, what: str) -> int:
     """Bytes of the weights that a `.keras` file's layers would have. Raises IntegrityError where it describes none."""
+    # In a thread of its own, with which ends what Keras keeps of them: elsewhere it would give them values later.
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            return thread.submit(_without_values, config).result()
+        # What Keras raises for a hostile description is an open set, too.
+        except Exception as error:
+            said = " ".join(str(error).split())[:300]
+            raise IntegrityError(
+                f"{what} cannot be opened without running code of it or of a package ({said}); save a base of Keras's "
+                "own layers, without Lambda"
+            ) from error
+
+
+def _without_values(config: Any) -> int:
     import keras
 
-    try:
-        # Within it a weight has a shape and no value.
-        with keras.StatelessScope(initialize_variables=False):
-            model = keras.saving.deserialize_keras_object(config, safe_mode=True)
-            return sum(int(_count(weight.shape)) * 4 for weight in model.weights)
-    # What Keras raises for a hostile description is an open set, too.
-    except Exception as error:
-        said = " ".join(str(error).split())[:300]
-        raise IntegrityError(
-            f"{what} cannot be opened without running code of it or of a package ({said}); save a base of Keras's own "
-            "layers, without Lambda"
-        ) from error
+    # Within it a weight has a shape and no value.
+    with keras.StatelessScope(initialize_variables=False):
+        model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+        return sum(_count(weight.shape) * 4 for weight in model.weights)
 
 
 def _count(shape: Any) -> int:
