@@ -19,6 +19,7 @@ import hashlib
 import json
 import random
 import re
+import resource
 import sys
 import time
 from collections import Counter
@@ -112,9 +113,8 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="add the run to benchmarks/reliability.json")
     parser.add_argument("--keep", action="store_true", help="put inputs of new kinds into the corpus")
     asked = parser.parse_args()
-    begun = time.monotonic()
     done = search(asked.target, asked.seconds, asked.seed)
-    seconds = time.monotonic() - begun
+    seconds = sum(resource.getrusage(who).ru_utime for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     for data in done.findings.values():
         _keep(asked.target, "finding", data)
     for data in sorted(done.fresh.values(), key=len) if asked.keep else ():
@@ -138,9 +138,10 @@ def _record(target: str, done: Searched, seconds: float) -> None:
     name = f"fuzz_{target}"
     before = (table.recorded() if table.RECORD.exists() else {}).get(name, {"tried": 0, "survived": 0, "seconds": 0})
     note = {
-        "images": "damaged pictures; survived: no crash or exception, validator and trainer of one mind",
-        "params": "damaged params files; survived: legal parameters of every stage, or one bounded error with exit 2",
+        "images": "damaged pictures; survived: no crash, no exception, validator and trainer of one mind",
+        "params": "damaged params files; survived: legal parameters of every stage, or one bounded error",
     }[target]
+    note += "; seconds are the processor's"
     survived = before["survived"] + done.executed - len(done.findings)
     table.record(name, before["tried"] + done.executed, survived, before["seconds"] + seconds, note)
 

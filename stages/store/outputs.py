@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from stages.core.errors import ConfigError
 
 
 @contextmanager
@@ -14,8 +16,10 @@ def replacing(*targets: Path) -> Iterator[list[Path]]:
 
     On any exception the working folders are removed and the targets stay as they were, all of them:
     data and its report belong together. A working folder lies beside its target (same file system, so
-    the rename is atomic) and is named `.<name>.partial`; one left by a killed run is cleared first.
+    the rename is atomic) and is named `.<name>.partial`; one left by a killed run is cleared first. Raises
+    ConfigError where a target, given relative to the current folder, lies behind a link that leads out of it.
     """
+    _check_places(targets)
     partials = [target.parent / f".{target.name}.partial" for target in targets]
     try:
         for partial in partials:
@@ -26,6 +30,17 @@ def replacing(*targets: Path) -> Iterator[list[Path]]:
     finally:
         for partial in partials:
             remove(partial)
+
+
+def _check_places(targets: Sequence[Path]) -> None:
+    here = Path.cwd().resolve()
+    for target in targets:
+        place = target.parent.resolve()
+        if not target.is_absolute() and not place.is_relative_to(here):
+            raise ConfigError(
+                f"{target} lies behind a link, in truth in {place}; a stage writes inside the project alone. Remove "
+                "the link; to have the data on another disk, set DVC's cache.dir"
+            )
 
 
 def _publish(pairs: list[tuple[Path, Path]]) -> None:
