@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import re
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
@@ -139,8 +140,14 @@ def _bytes_of(file: Path) -> bytes:
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table("file", "label", "probability")
     for row in rows:
+        file = _plain(row["file"])
         if "error" in row:
-            table.add_row(escape(row["file"]), f"[red]{escape(row['error'])}[/]", "")
+            table.add_row(file, f"[red]{_plain(row['error'])}[/]", "")
         else:
-            table.add_row(escape(row["file"]), escape(row["label"]), f"{row['probability']:.4f}")
+            table.add_row(file, _plain(row["label"]), f"{row['probability']:.4f}")
     return table
+
+
+def _plain(text: str) -> str:
+    """A text that neither Rich nor the terminal takes for a command: a file's name may hold an escape sequence."""
+    return escape(re.sub(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", lambda odd: f"⟨U+{ord(odd[0]):04X}⟩", text))

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from flows import child, lock_file, rwlock
+from flows import child, containment, lock_file, rwlock
 from flows.faults import CheckoutBusy, NotIntact, Refused, WrongRequest
 from flows.redact import redact
 
@@ -183,6 +183,7 @@ class Door:
         Raises StageFailed with the stage's exit code and last lines; exit 6 means that another DVC
         process still held its files when patience ended.
         """
+        self._check_places()
         command = [
             sys.executable,
             "-m",
@@ -253,6 +254,7 @@ class Door:
 
     def pull(self, paths: list[str], remote: str) -> None:
         """Fetch stages' outputs, or parts of them, from a DVC remote and put them in place, over what is there."""
+        self._check_places()
         with _travelling("pull from", remote):
             targets = [self._target(path) for path in paths]
             self._patiently(lambda: self._repo.pull(targets=targets, remote=remote, force=True))
@@ -377,6 +379,10 @@ class Door:
         from dvc.stage import PipelineStage
 
         return [stage for stage in self._ask(lambda: self._repo.index.stages) if isinstance(stage, PipelineStage)]
+
+    def _check_places(self) -> None:
+        stages = self._ask(lambda: self._repo.index.stages)
+        containment.check(self.root, [Path(output.fs_path) for stage in stages for output in stage.outs])
 
     def _stage(self, name: str) -> PipelineStage:
         for stage in self._stages():

@@ -76,6 +76,7 @@ def main() -> str:
     rows = predictions.ordered(held_out, stored.classes)
     model = _model(MODELS / "model.keras", stored)
     probabilities = _predict(engine, model, rows.names, stored, settings)
+    predictions.check(probabilities)
     scratch = MODELS / "from_scratch.keras"
     compared = {"frozen_features": _frozen(models.load(MODELS / "frozen_head.keras"), rows, stored)}
     if scratch.exists():

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+MAX_LENGTH = 4096  # characters of a path; Linux has as many bytes
+MAX_FOLDERS = 64  # that a file may lie in: a path in n folders is n paths, which for a name of 60 kB would be a bomb
+
 
 def printable(name: str) -> str:
     r"""A file name as valid Unicode: bytes that are not UTF-8 become `\xe9`, a backslash becomes `\\`.
@@ -21,9 +24,13 @@ def inside(name: str) -> str | None:
 
 
 def danger(name: str) -> str | None:
-    """Why an archive member's name is refused, as "has …"; None where it is safe."""
+    """Why an archive member's name is refused, as "has …" or "lies …"; None where it is safe."""
     if not name or "\0" in name:
         return "has no name, or a NUL byte in it"
+    if len(name) > MAX_LENGTH:
+        return f"has a name of {len(name):,} characters; at most {MAX_LENGTH:,}"
+    if name.count("/") > MAX_FOLDERS:
+        return f"lies in {name.count('/'):,} folders; at most {MAX_FOLDERS}"
     if "\\" in name:
         return "has a backslash in its name, which some systems take for a folder separator"
     if re.match("[A-Za-z]:", name):

@@ -35,19 +35,27 @@ class Problem:
     message: str
 
 
+MOST_SHOWN = 200  # characters of a value in a message
+
 _MEMBERS = ("int", "float", "bool", "str")  # what pydantic calls the members of a union
 
 
 def check_block(name: str, params_type: type[StageParams], values: Any) -> StageParams | list[Problem]:
     """Parse one block of params.yaml; every problem in it at once instead of the first."""
     if not isinstance(values, dict):
-        return [Problem(name, f"received {values!r}; must be a mapping of parameters")]
+        return [Problem(name, f"received {shown(values)}; must be a mapping of parameters")]
     try:
         return params_type.model_validate(values)
     except ValidationError as error:
         schema = params_type.model_json_schema()
         found = [_problem(name, schema, dict(detail)) for detail in error.errors(include_url=False)]
         return list(dict.fromkeys(found))  # of a union there is one for each member
+
+
+def shown(value: Any) -> str:
+    """A value for a message: as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}… ({len(text):,} characters)"
 
 
 def unknown_key(key: str, legal: list[str]) -> Problem:
@@ -70,7 +78,7 @@ def _problem(block: str, schema: dict[str, Any], detail: dict[str, Any]) -> Prob
         return Problem(key, str(detail["ctx"]["error"]))
     received = detail["input"]
     legal = _legal(schema, _schema_at(schema, detail["loc"]))
-    return Problem(key, f"received {received!r} ({type(received).__name__}); must be {legal}")
+    return Problem(key, f"received {shown(received)} ({type(received).__name__}); must be {legal}")
 
 
 def _in_file(schema: dict[str, Any], loc: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -10,10 +10,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from stages.core.errors import DataRejected
 from stages.core.metrics import cross_entropy
 
 Floats = npt.NDArray[np.float64]
+ALIKE = 1e-6  # largest difference of probabilities that are the same
+CURE = "Lower the learning rates (fine_tune.head.learning_rate, fine_tune.tail.learning_rate), or look at the images"
 CURVE_POINTS = 200  # kept per ROC curve; a plot shows no more
+
+
+def check(probabilities: Floats) -> None:
+    """Raise DataRejected where a model's answers [N, C] say nothing: no numbers, or the same for every image."""
+    if not np.isfinite(probabilities).all():
+        said = "the model's probabilities are NaN or infinite; it is neither reported nor exported"
+        raise DataRejected(f"{said}. {CURE}")
+    if len(probabilities) > 1 and float(np.ptp(probabilities, axis=0).max()) < ALIKE:
+        raise DataRejected(
+            f"the model gives all {len(probabilities):,} held-out images the same probabilities; it is neither "
+            f"reported nor exported. {CURE}"
+        )
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from stages.core.errors import IntegrityError
 from stages.core.unpacking import Meter
 
 CHUNK = 2**20  # bytes read at a time
+MOST_SHOWN = 300  # characters of a member's name in an error
 DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -119,7 +120,8 @@ def damaged(path: Path, reason: object) -> IntegrityError:
 
 def refused(path: Path, member: str, reason: str) -> IntegrityError:
     """The error for a member that no archive may have."""
-    return IntegrityError(f"{path}: member {member!r} {reason}; the whole archive was refused")
+    shown = repr(member) if len(member) <= MOST_SHOWN else f"{member[:MOST_SHOWN]!r}…"
+    return IntegrityError(f"{path}: member {shown} {reason}; the whole archive was refused")
 
 
 def read_member(path: Path, name: str, file: IO[bytes], size: int) -> bytes:

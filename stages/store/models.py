@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.core import backbones, catalogue
 from stages.core.errors import ConfigError, EnvironmentFault, IntegrityError
+from stages.store import weight_files
 from stages.store.hashes import check_pin
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def pretrained_base(name: str, image_size: int, alpha: float, weights: str, pin:
         raise ConfigError(f"feature_extract.weights: {weights!r} is no file; use 'imagenet' or a path to .h5 weights")
     assert pin is not None  # the parameter model refuses a path without one
     check_pin(path, pin, "feature_extract.weights_sha256")
+    weight_files.check_weights(path, "feature_extract.weights")
     return load_weights(backbones.build(name, image_size, alpha), path, f"feature_extract.weights for {name} {alpha:g}")
 
 
@@ -58,6 +60,7 @@ def _local_base(name: str, image_size: int, pin: str | None) -> keras.Model:
         raise ConfigError(f"feature_extract.backbone: {name!r} is no file; use a catalogue name or a path to .keras")
     assert pin is not None  # the parameter model refuses a path without one
     check_pin(path, pin, "feature_extract.weights_sha256")
+    weight_files.check_model(path, "feature_extract.backbone")
     try:
         base = load(path)
     except IntegrityError as error:

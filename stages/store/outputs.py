@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from stages.core.errors import ConfigError
 from stages.store import machine_faults, writer_lock
 
 
@@ -21,9 +22,11 @@ def replacing(*targets: Path) -> Iterator[list[Path]]:
     the rename is atomic) and is named `.<name>.partial`; one left by a killed run is cleared first.
     What is published lies on the disk before its name does, so a power cut leaves no name of half a folder.
 
-    Raises Busy where another process is writing a target, and EnvironmentFault, with the bytes needed, in place of an
-    error that a full or broken disk or a lack of memory caused.
+    Raises Busy where another process is writing a target, EnvironmentFault, with the bytes needed, in place of an
+    error that a full or broken disk or a lack of memory caused, and ConfigError where a target, given relative to the
+    current folder, lies behind a link that leads out of it.
     """
+    _check_places(targets)
     partials = [target.parent / f".{target.name}.partial" for target in targets]
     with ExitStack() as locks:
         for target in targets:
@@ -44,6 +47,17 @@ def replacing(*targets: Path) -> Iterator[list[Path]]:
         finally:
             for partial in partials:
                 remove(partial)
+
+
+def _check_places(targets: Sequence[Path]) -> None:
+    here = Path.cwd().resolve()
+    for target in targets:
+        place = target.parent.resolve()
+        if not target.is_absolute() and not place.is_relative_to(here):
+            raise ConfigError(
+                f"{target} lies behind a link, in truth in {place}; a stage writes inside the project alone. Remove "
+                "the link; to have the data on another disk, set DVC's cache.dir"
+            )
 
 
 def _publish(pairs: list[tuple[Path, Path]]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import roc_curve
 
 from stages.core import predictions
+from stages.core.errors import DataRejected
 
 CLASSES = ["cat", "dog"]
 ROWS = [
@@ -44,3 +45,22 @@ def test_roc_points_are_scikit_learns() -> None:
     dogs = [(p["false_positive_rate"], p["true_positive_rate"]) for p in points if p["class"] == "dog"]
     false_rate, true_rate, _ = roc_curve(rows.labels, scores, drop_intermediate=False)
     assert dogs == [(round(float(x), 6), round(float(y), 6)) for x, y in zip(false_rate, true_rate, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "said"),
+    [
+        ([[0.3, 0.7]] * 5, "gives all 5 held-out images the same probabilities"),
+        ([[0.3, 0.7], [0.3 + 1e-8, 0.7 - 1e-8]], "the same probabilities"),
+        ([[0.3, 0.7], [np.nan, np.nan]], "NaN or infinite"),
+    ],
+)
+def test_a_model_that_says_nothing_is_refused_with_exit_3(probabilities: list[list[float]], said: str) -> None:
+    with pytest.raises(DataRejected, match=said) as caught:
+        predictions.check(np.array(probabilities))
+    assert caught.value.exit_code == 3
+
+
+def test_a_model_that_says_little_or_of_one_image_is_not() -> None:
+    predictions.check(np.array([[0.3, 0.7], [0.301, 0.699], [0.3, 0.7]]))
+    predictions.check(np.array([[0.3, 0.7]]))

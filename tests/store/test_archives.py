@@ -121,6 +121,23 @@ def test_unsafe_names_refuse_the_whole_archive(pack: Callable[..., bytes], name:
     assert "whole archive was refused" in message
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("cats/" + "a/" * 64 + "1.jpg", "lies in 65 folders; at most 64"),
+        ("a/" * 2000 + "1.jpg", "lies in 2,000 folders"),
+        ("a/" * 30_000 + "1.jpg", "has a name of 60,005 characters"),  # took 47 s and 3 GB
+        ("cats/" + "x" * 5000, "has a name of 5,005 characters"),
+    ],
+)
+@pytest.mark.parametrize("pack", [tar_of, zip_of])
+def test_folders_in_folders_are_limited(pack: Callable[..., bytes], name: str, said: str, scratch: Path) -> None:
+    message = refusal(pack({**FILES, name: b"x"}), scratch)
+    assert said in message
+    assert len(message) < 1000
+    assert "cats/" + "a/" * 63 + "1.jpg" in read(pack({**FILES, "cats/" + "a/" * 63 + "1.jpg": b"x"}), scratch)[0]
+
+
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
 def test_tar_links_and_devices(kind: bytes, scratch: Path) -> None:
     member = tarfile.TarInfo("cats/odd")

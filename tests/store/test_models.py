@@ -85,7 +85,7 @@ def test_a_base_by_path_is_pinned_opened_without_running_code_and_built_anew(tmp
         )
     hostile = keras.Model(inputs, keras.layers.Lambda(lambda pixels: pixels * 2)(inputs))
     hostile.save(tmp_path / "hostile.keras")
-    with pytest.raises(ConfigError, match="without running code"):
+    with pytest.raises(IntegrityError, match="without running code"):
         models.pretrained_base(
             str(tmp_path / "hostile.keras"), 32, 1.0, "inside", hashes.sha256_of_file(tmp_path / "hostile.keras")
         )
