@@ -27,7 +27,8 @@ def sha256_of_checkpoint(folder: Path) -> str:
 
     Raises ConfigError where the folder is none.
     """
-    files = {path.relative_to(folder).as_posix(): path for path in sorted((folder / CHECKPOINT).glob("*"))}
+    paths = sorted(path for path in (folder / CHECKPOINT).glob("*") if path.is_file())
+    files = {path.relative_to(folder).as_posix(): path for path in paths}
     if f"{CHECKPOINT}/{CHECKPOINT}.index" not in files:
         raise ConfigError(f"feature_extract.weights: {folder} is no SavedModel; it has no variables/variables.index")
     return sha256_of_listing(files)

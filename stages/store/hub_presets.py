@@ -127,7 +127,7 @@ def _tried(fetch: Callable[[], str], name: str, is_absent: Callable[[Exception],
         if isinstance(error, ValueError):
             raise ConfigError(f"{KEY}: {name}: {first}") from error
         raise EnvironmentFault(
-            f"{KEY}: {name} could not be fetched ({first}). Without a network, save it elsewhere with KerasHub's "
+            f"{KEY}: {name} could not be fetched ({first[:300]}). Without a network, save it elsewhere with KerasHub's "
             "save_to_preset and name the folder"
         ) from error
 
