@@ -82,14 +82,14 @@ def side(name: str) -> float:
     from stages import feature_extract
     from stages.core import backbones, views
     from stages.core.schemas import SPLIT
-    from stages.store import engines, models, params, pictures, tables
+    from stages.store import engines, models, params, pictures, pretrained, tables
     from stages.store.features import FeatureWriter
     from stages.store.view_memo import ViewMemo
 
     settings = params.read(feature_extract.FeatureExtractParams)
     images: pa.Table = tables.read(feature_extract.SPLIT_TABLE, SPLIT).sort_by("name")
     engine = engines.start("tensorflow" if name == "tensorflow" else "openvino", settings.threads, settings.seed)
-    base = models.pretrained_base(settings.backbone, settings.image_size, settings.alpha, settings.weights, None)
+    base = pretrained.pretrained_base(settings.backbone, settings.image_size, settings.alpha, settings.weights, None)
     cut = backbones.deepest_cut(base, backbones.layer_number(base, settings.cut_at, "feature_extract.cut_at"))
     trunk = backbones.trunk(base, settings.how, cut)
     (_, *shape), (_, pooled) = trunk.output_shape

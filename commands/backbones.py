@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,7 +14,9 @@ from stages.core.errors import ConfigError
 
 
 def backbones(
-    name: Annotated[str | None, typer.Argument(help="One of them: its layers that the trunk can end at.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One of them, or preset:FOLDER: its layers that the trunk can end at.")
+    ] = None,
     image_size: Annotated[int, typer.Option(help="Side in pixels that shapes are told for.")] = 224,
     alpha: Annotated[float, typer.Option(help="Width multiplier.")] = 1.0,
 ) -> None:
@@ -25,14 +27,18 @@ def backbones(
     if name is None:
         _catalogue()
         return
-    if name not in catalogue.CATALOGUE:
-        raise ConfigError(f"received {name!r}; must be one of {', '.join(catalogue.CATALOGUE)}")
+    if name not in catalogue.CATALOGUE and not catalogue.is_preset(name):
+        raise ConfigError(f"received {name!r}; must be one of {', '.join(catalogue.CATALOGUE)}, or preset:…")
     from stages.store import tensorflow_runtime
 
     tensorflow_runtime.start(threads=2, seed=0)
     from stages.core import backbones as bases
 
-    base = bases.build(name, image_size, alpha)
+    pin = ""
+    if catalogue.is_preset(name):
+        base, pin = _of_preset(name, image_size)
+    else:
+        base = bases.build(name, image_size, alpha)
     number = {one.name: at for at, one in enumerate(base.layers)}
     table = Table("fine_tune_at", "layer", "the trunk ends at", "activations", "trained above", box=None)
     costs = bases.multiplications(base)
@@ -42,7 +48,19 @@ def backbones(
         share = bases.multiplications(base, cut + 1) / costs
         table.add_row(str(number[first.name]), first.name, base.operations[cut].name, shape, f"{share:.0%}")
     _print(table)
-    sys.stdout.write(f"{name}: {len(base.layers)} layers; trained above: of the multiplications of one picture\n")
+    sys.stdout.write(f"{name}: {len(base.layers)} layers; trained above: of the multiplications of one picture\n{pin}")
+
+
+def _of_preset(name: str, image_size: int) -> tuple[Any, str]:
+    """The base, and a line with what pins it."""
+    from stages.store import hub_presets, pretrained
+
+    if why := hub_presets.missing():
+        raise ConfigError(f"received {name!r}; {why}")
+    preset = hub_presets.find(name)
+    # How pixels enter one without a converter changes no layer.
+    own: catalogue.Preprocessing | None = None if preset.converter() else "inside"
+    return pretrained.preset_base(preset, image_size, own), f"weights_sha256: {preset.digest}\n"
 
 
 def _catalogue() -> None:

@@ -5,7 +5,7 @@ stored: activations at the cut for the tail, pooled features of the whole base f
 earlier run computed of the same bytes is taken from the memo; the outputs' bytes do not depend on it.
 
 Reads   data/split/split.parquet, data/validate/classes.json, data/download/images/
-Writes  data/feature_extract/{trunk.json, base.weights.h5, index.parquet, *.npy}, base.keras of a base by path
+Writes  data/feature_extract/{trunk.json, base.weights.h5, index.parquet, *.npy}, base.keras of one's own base
 Run     python -m stages.feature_extract
 """
 
@@ -29,7 +29,18 @@ from stages.core.augmentation import Augmentation, Pixels
 from stages.core.errors import ConfigError
 from stages.core.parameters import Problem, StageParams
 from stages.core.schemas import SPLIT, SPLITS
-from stages.store import documents, engines, models, outputs, params, pictures, process, tables
+from stages.store import (
+    documents,
+    engines,
+    hub_presets,
+    models,
+    outputs,
+    params,
+    pictures,
+    pretrained,
+    process,
+    tables,
+)
 from stages.store.features import FeatureWriter
 from stages.store.view_memo import ViewMemo
 
@@ -44,15 +55,20 @@ OUT = Path("data/feature_extract")
 class FeatureExtractParams(StageParams):
     """The base, where it is cut, and how many views of each training image are stored."""
 
-    backbone: str = Field("MobileNetV2", description="Keras Applications name (graft backbones), or a .keras file")
+    backbone: str = Field(
+        "MobileNetV2", description="Keras Applications name (graft backbones), a .keras file, or preset: and the "
+        "folder or name of a KerasHub preset, which needs the extra hub"
+    )  # fmt: skip
     preprocessing: catalogue.Preprocessing | None = Field(
-        None, description="of a .keras file: how it takes pixels of 0-255; those of the catalogue know theirs"
-    )
+        None, description="of a .keras file, or a preset without an image converter: how it takes pixels of 0-255; "
+        "others know theirs"
+    )  # fmt: skip
     alpha: float = Field(1.0, gt=0.0, le=2.0, description="width multiplier of the base")
     image_size: int = Field(160, ge=32, le=1024, description="side in pixels that images are resized to")
     weights: str = Field(
-        "imagenet", description="'imagenet', the path of a weights-only .h5 file, or 'inside' a .keras file"
-    )
+        "imagenet", description="'imagenet', the path of a weights-only .h5 file, of a .keras file or a SavedModel's "
+        "folder to take them out of, or 'inside' a .keras file or preset"
+    )  # fmt: skip
     weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="pin, needed for a path")
     cut_at: catalogue.Layer = Field(
         100, description="layer; those below are never trained. 0 keeps pixels only. See fine_tune.fine_tune_at"
@@ -71,16 +87,22 @@ class FeatureExtractParams(StageParams):
     @field_validator("backbone")
     @classmethod
     def _known(cls, backbone: str) -> str:
+        if catalogue.is_preset(backbone) and (why := hub_presets.missing()):
+            raise ValueError(f"received {backbone!r}; {why}")
         if backbone in catalogue.CATALOGUE or catalogue.is_local(backbone):
             return backbone
         near = get_close_matches(backbone, catalogue.CATALOGUE, 3, 0.5) or list(catalogue.CATALOGUE)
-        raise ValueError(f"received {backbone!r}; must be the path of a .keras file or one of {', '.join(near)}")
+        raise ValueError(
+            f"received {backbone!r}; must be the path of a .keras file, preset:… or one of {', '.join(near)}"
+        )
 
     @property
     def how(self) -> catalogue.Preprocessing:
         """How pixels enter the base."""
         if self.preprocessing is not None:
             return self.preprocessing
+        if catalogue.is_preset(self.backbone):
+            return "inside"
         return catalogue.CATALOGUE[self.backbone].preprocessing
 
     def across(self, blocks: Mapping[str, StageParams]) -> Iterator[Problem]:
@@ -111,6 +133,12 @@ class FeatureExtractParams(StageParams):
             yield Problem("feature_extract.weights_sha256", "a pin is for a local file; set null with 'imagenet'")
         if self.weights != "imagenet" and self.weights_sha256 is None:
             yield Problem("feature_extract.weights_sha256", "missing; a local weight file must be pinned")
+        if self.backbone.startswith("EfficientNetB") and self.weights != "imagenet" and self.weights[-3:] != ".h5":
+            problem = (
+                f"received {self.weights!r}; a model around {self.backbone} may divide its pixels once more, as Keras "
+                "does with ImageNet weights, and weights do not tell; use 'imagenet', .h5 weights or a .keras base"
+            )
+            yield Problem("feature_extract.weights", problem)
 
     def _local(self) -> Iterator[Problem]:
         if self.weights != "inside":
@@ -118,7 +146,7 @@ class FeatureExtractParams(StageParams):
             yield Problem("feature_extract.weights", problem)
         if self.weights_sha256 is None:
             yield Problem("feature_extract.weights_sha256", "missing; a local base must be pinned")
-        if self.preprocessing is None:
+        if self.preprocessing is None and not catalogue.is_preset(self.backbone):
             legal = ", ".join(get_args(catalogue.Preprocessing))
             yield Problem("feature_extract.preprocessing", f"missing; a .keras file needs one of {legal}")
 
@@ -129,9 +157,10 @@ def main() -> str:
     images = tables.read(SPLIT_TABLE, SPLIT, columns).sort_by("name").combine_chunks()
     counts = {split: pc.sum(pc.equal(images["split"], split)).as_py() or 0 for split in SPLITS}
     engine = engines.start(settings.engine, settings.threads, settings.seed)
-    base = models.pretrained_base(
-        settings.backbone, settings.image_size, settings.alpha, settings.weights, settings.weights_sha256
-    )
+    base = pretrained.pretrained_base(
+        settings.backbone, settings.image_size, settings.alpha, settings.weights, settings.weights_sha256,
+        settings.preprocessing,
+    )  # fmt: skip
     backbones.check_entrance(base, settings.how)
     cut = backbones.deepest_cut(base, backbones.layer_number(base, settings.cut_at, "feature_extract.cut_at"))
     trunk = backbones.trunk(base, settings.how, cut)

@@ -36,18 +36,19 @@ def build(name: str, image_size: int, alpha: float, weights: str | None = None) 
     width = {"alpha": alpha} if entry.alphas else {}
     if weights and name.startswith("EfficientNetB"):
         base = build(name, image_size, alpha)
-        with _channels_last():
+        with channels_last():
             published = application(input_shape=(image_size, image_size, 3), include_top=False, weights=weights)
         _take_scaled(base, published)
         return base
     if keras.config.image_data_format() == "channels_first" and entry.channels_first:
         return application(input_shape=(3, image_size, image_size), include_top=False, weights=weights, **width)
-    with _channels_last():
+    with channels_last():
         return application(input_shape=(image_size, image_size, 3), include_top=False, weights=weights, **width)
 
 
 @contextmanager
-def _channels_last() -> Iterator[None]:
+def channels_last() -> Iterator[None]:
+    """Build inside this what has channels last whatever Keras is set to."""
     import keras
 
     before = keras.config.image_data_format()

@@ -72,11 +72,17 @@ CATALOGUE = {
     "NASNetLarge": Backbone(1039, "tf", imagenet_side=331),
 }
 LOCAL = ".keras"  # how the path of a base that is not in the catalogue ends
+PRESET = "preset:"  # how a preset of KerasHub begins; its name or folder follows
 
 
 def is_local(backbone: str) -> bool:
-    """Whether it is the path of a Keras file."""
-    return backbone.endswith(LOCAL)
+    """Whether it is a base that is not in the catalogue: the path of a Keras file, or a preset of KerasHub."""
+    return backbone.endswith(LOCAL) or is_preset(backbone)
+
+
+def is_preset(backbone: str) -> bool:
+    """Whether it is a preset of KerasHub."""
+    return backbone.startswith(PRESET)
 
 
 def layer_number(layer: Layer, layers: int, names: Sequence[str] | None = None) -> int | None:

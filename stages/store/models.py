@@ -11,72 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.core import backbones, catalogue
-from stages.core.errors import ConfigError, EnvironmentFault, IntegrityError
-from stages.store import weight_files
-from stages.store.hashes import check_pin
+from stages.core.errors import ConfigError, IntegrityError
 
 if TYPE_CHECKING:
     import keras
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can carry
-
-
-def pretrained_base(name: str, image_size: int, alpha: float, weights: str, pin: str | None) -> keras.Model:
-    """A base with pretrained weights: of the catalogue, or from the `.keras` file that `name` is the path of.
-
-    `weights` is "imagenet" (Keras's cache under KERAS_HOME, else its download), the path of a weights-only HDF5
-    file, or "inside" a `.keras` file; `pin` is the SHA-256 of the file. Raises ConfigError where the path or the
-    file's layers do not fit, IntegrityError where the pin does not, EnvironmentFault where Keras cannot fetch.
-    """
-    if catalogue.is_local(name):
-        return _local_base(name, image_size, pin)
-    if weights == "imagenet":
-        try:
-            return backbones.build(name, image_size, alpha, "imagenet")
-        except (OSError, ValueError) as error:
-            raise IntegrityError(
-                f"feature_extract.weights: Keras's cached ImageNet weights for {name} {alpha:g} cannot be read "
-                f"({error}); delete the file under KERAS_HOME/models and run again"
-            ) from error
-        except Exception as error:  # Keras wraps every network fault in a bare Exception
-            if "URL fetch failure" not in str(error):
-                raise
-            raise EnvironmentFault(
-                f"feature_extract.weights: Keras could not fetch the ImageNet weights ({error}). Without a "
-                "network, set KERAS_HOME to a folder with models/<Keras's file name>.h5"
-            ) from error
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        raise ConfigError(f"feature_extract.weights: {weights!r} is no file; use 'imagenet' or a path to .h5 weights")
-    assert pin is not None  # the parameter model refuses a path without one
-    check_pin(path, pin, "feature_extract.weights_sha256")
-    weight_files.check_weights(path, "feature_extract.weights")
-    return load_weights(backbones.build(name, image_size, alpha), path, f"feature_extract.weights for {name} {alpha:g}")
-
-
-def _local_base(name: str, image_size: int, pin: str | None) -> keras.Model:
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise ConfigError(f"feature_extract.backbone: {name!r} is no file; use a catalogue name or a path to .keras")
-    assert pin is not None  # the parameter model refuses a path without one
-    check_pin(path, pin, "feature_extract.weights_sha256")
-    weight_files.check_model(path, "feature_extract.backbone")
-    try:
-        base = load(path)
-    except IntegrityError as error:
-        raise ConfigError(
-            f"feature_extract.backbone: {name} cannot be opened without running code of it or of a package "
-            f"({error.__cause__}); save a base of Keras's own layers, without Lambda"
-        ) from error
-    wanted = (None, image_size, image_size, 3)
-    shapes = [getattr(base, each, None) for each in ("input_shape", "output_shape")]
-    if shapes[0] != wanted or not isinstance(shapes[1], tuple) or len(shapes[1]) != 4:
-        raise ConfigError(
-            f"feature_extract.backbone: {name} takes {shapes[0]} and gives {shapes[1]}; a base takes {wanted} "
-            "(feature_extract.image_size) and gives a feature map [None, h, w, channels], without a top"
-        )
-    backbones.check_single_use(base, f"feature_extract.backbone: {name}")
-    return base
 
 
 def architecture(folder: Path, trunk: Mapping[str, Any]) -> keras.Model:

@@ -58,6 +58,8 @@ class ViewMemo:
         of_trunk |= {name: trunk[name] for name in ("cut", "preprocessing", "weights_digest")}
         if catalogue.is_local(of_trunk["backbone"]):
             of_trunk["base_sha256"] = trunk["settings"]["weights_sha256"]  # the weights' digest tells no architecture
+        if catalogue.is_preset(of_trunk["backbone"]):
+            made_by["keras_hub"] = version("keras-hub")  # it holds the code that a preset's description is of
         self._features = TensorMemo(
             ROOT / "features" / fingerprint(
                 [images, augmentation, views, backbones, catalogue, engines],

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from stages.core.errors import ConfigError, EnvironmentFault, IntegrityError
-from stages.store import hashes, models, saved_model
+from stages.store import hashes, models, pretrained, saved_model
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 LETTERS = Path(__file__).parents[2] / "pretraining" / "mobilenet_v2_0.35_96_letters.weights.h5"
@@ -28,9 +28,9 @@ def small_model() -> Any:
 
 def test_the_committed_base_loads_under_its_pin() -> None:
     pin = hashes.sha256_of_file(LETTERS)
-    base = models.pretrained_base("MobileNetV2", 96, 0.35, str(LETTERS), pin)
+    base = pretrained.pretrained_base("MobileNetV2", 96, 0.35, str(LETTERS), pin)
     assert base.output_shape == (None, 3, 3, 1280)
-    again = models.pretrained_base("MobileNetV2", 96, 0.35, str(LETTERS), pin)
+    again = pretrained.pretrained_base("MobileNetV2", 96, 0.35, str(LETTERS), pin)
     assert models.weights_digest(base) == models.weights_digest(again)
     again.layers[-2].set_weights([weight + 1e-3 for weight in again.layers[-2].get_weights()])
     assert models.weights_digest(base) != models.weights_digest(again)
@@ -38,11 +38,11 @@ def test_the_committed_base_loads_under_its_pin() -> None:
 
 def test_wrong_pin_path_or_shape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match=r"feature_extract\.weights_sha256 pins 0000"):
-        models.pretrained_base("MobileNetV2", 96, 0.35, str(LETTERS), "0" * 64)
+        pretrained.pretrained_base("MobileNetV2", 96, 0.35, str(LETTERS), "0" * 64)
     with pytest.raises(ConfigError, match=r"nowhere\.h5"):
-        models.pretrained_base("MobileNetV2", 96, 0.35, str(tmp_path / "nowhere.h5"), "0" * 64)
+        pretrained.pretrained_base("MobileNetV2", 96, 0.35, str(tmp_path / "nowhere.h5"), "0" * 64)
     with pytest.raises(ConfigError, match="not weights that fit"):
-        models.pretrained_base("MobileNetV2", 96, 0.5, str(LETTERS), hashes.sha256_of_file(LETTERS))
+        pretrained.pretrained_base("MobileNetV2", 96, 0.5, str(LETTERS), hashes.sha256_of_file(LETTERS))
 
 
 def own_base(path: Path, side: int = 32) -> str:
@@ -62,7 +62,7 @@ def test_a_base_by_path_is_pinned_opened_without_running_code_and_built_anew(tmp
 
     path = tmp_path / "base.keras"
     pin = own_base(path)
-    base = models.pretrained_base(str(path), 32, 1.0, "inside", pin)
+    base = pretrained.pretrained_base(str(path), 32, 1.0, "inside", pin)
     assert [layer.name for layer in base.layers][1:] == ["stem", "stem_bn", "top"]
     trunk = {"settings": {"backbone": str(path), "image_size": 32, "alpha": 1.0}}
     models.save(base, tmp_path / "base.keras")
@@ -71,24 +71,40 @@ def test_a_base_by_path_is_pinned_opened_without_running_code_and_built_anew(tmp
     assert models.weights_digest(anew) != models.weights_digest(base), "random weights, as from scratch wants"
 
     with pytest.raises(IntegrityError, match=r"feature_extract\.weights_sha256 pins 0000"):
-        models.pretrained_base(str(path), 32, 1.0, "inside", "0" * 64)
+        pretrained.pretrained_base(str(path), 32, 1.0, "inside", "0" * 64)
     with pytest.raises(ConfigError, match=r"takes \(None, 32, 32, 3\).*a base takes \(None, 64, 64, 3\)"):
-        models.pretrained_base(str(path), 64, 1.0, "inside", hashes.sha256_of_file(path))
+        pretrained.pretrained_base(str(path), 64, 1.0, "inside", hashes.sha256_of_file(path))
     with pytest.raises(ConfigError, match="is no file"):
-        models.pretrained_base(str(tmp_path / "none.keras"), 32, 1.0, "inside", pin)
+        pretrained.pretrained_base(str(tmp_path / "none.keras"), 32, 1.0, "inside", pin)
     inputs = keras.Input((32, 32, 3))
     top = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(inputs))
     keras.Model(inputs, top).save(tmp_path / "topped.keras")
     with pytest.raises(ConfigError, match="without a top"):
-        models.pretrained_base(
+        pretrained.pretrained_base(
             str(tmp_path / "topped.keras"), 32, 1.0, "inside", hashes.sha256_of_file(tmp_path / "topped.keras")
         )
     hostile = keras.Model(inputs, keras.layers.Lambda(lambda pixels: pixels * 2)(inputs))
     hostile.save(tmp_path / "hostile.keras")
     with pytest.raises(IntegrityError, match="without running code"):
-        models.pretrained_base(
+        pretrained.pretrained_base(
             str(tmp_path / "hostile.keras"), 32, 1.0, "inside", hashes.sha256_of_file(tmp_path / "hostile.keras")
         )
+
+
+def test_a_model_within_a_base_by_path_is_taken_apart(tmp_path: Path) -> None:
+    """Else freezing would not reach its BatchNormalization, and no cut could lie in it."""
+    import keras
+
+    own_base(tmp_path / "inner.keras")
+    inner = models.load(tmp_path / "inner.keras")
+    pixels = keras.Input((32, 32, 3))
+    whole = keras.Model(pixels, inner(keras.layers.Rescaling(1 / 255)(pixels)))
+    models.save(whole, tmp_path / "nested.keras")
+    pin = hashes.sha256_of_file(tmp_path / "nested.keras")
+    base = pretrained.pretrained_base(str(tmp_path / "nested.keras"), 32, 1.0, "inside", pin)
+    assert [type(layer).__name__ for layer in base.layers][-3:] == ["Conv2D", "BatchNormalization", "Conv2D"]
+    shown = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    np.testing.assert_allclose(np.asarray(base(shown)), np.asarray(whole(shown)), atol=1e-6)
 
 
 def test_imagenet_weights_come_from_kerass_cache(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +114,7 @@ def test_imagenet_weights_come_from_kerass_cache(shared: Path, monkeypatch: pyte
     monkeypatch.setenv("KERAS_HOME", str(shared / "keras_home"))
     monkeypatch.setattr(keras.src.backend.config, "_KERAS_DIR", str(shared / "keras_home"), raising=False)
     monkeypatch.setattr(keras.config, "keras_home", lambda: str(shared / "keras_home"), raising=False)
-    base = models.pretrained_base("MobileNet", 128, 0.25, "imagenet", None)
+    base = pretrained.pretrained_base("MobileNet", 128, 0.25, "imagenet", None)
     random = models.backbones.build("MobileNet", 128, 0.25)
     assert models.weights_digest(base) != models.weights_digest(random)
 
@@ -107,9 +123,9 @@ def test_no_network_is_an_environment_fault(monkeypatch: pytest.MonkeyPatch) -> 
     def fetch(*_: object) -> None:
         raise Exception("URL fetch failure on https://example.org/w.h5: None -- no route")  # as Keras raises it
 
-    monkeypatch.setattr(models.backbones, "build", fetch)
+    monkeypatch.setattr(pretrained.backbones, "build", fetch)
     with pytest.raises(EnvironmentFault, match="KERAS_HOME"):
-        models.pretrained_base("MobileNetV2", 96, 1.0, "imagenet", None)
+        pretrained.pretrained_base("MobileNetV2", 96, 1.0, "imagenet", None)
 
 
 def test_saving_twice_gives_the_same_bytes_without_dates_or_addresses(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from stages.core.errors import ConfigError
 from stages.split import SplitParams
-from stages.store import params
+from stages.store import hub_presets, params
 
 ROOT = Path(__file__).parents[2]
 LEGAL = """\
@@ -65,7 +65,7 @@ exprot: {}
         "line 5: split.test_fraction: received 0.95 (float); must be a number >= 0.01 and <= 0.5",
         "line 6: split.sed: unknown key; did you mean 'seed'?",
         "line 8: feature_extract.views: received 0 (int); must be an integer >= 1 and <= 64",
-        "line 9: feature_extract.backbone: received 'ResNet'; must be the path of a .keras file or one of ResNet",
+        "line 9: feature_extract.backbone: received 'ResNet'; must be the path of a .keras file, preset:… or one of",
         "line 10: feature_extract.augmentation.rotation: received 2.0 (float); must be a number >= 0.0 and <= 0.5",
         "line 10: feature_extract.augmentation.spin: unknown key; legal keys: ",
         "line 12: fine_tune.head.epochs: received 2.5 (float); must be an integer >= 0 and <= 10000",
@@ -141,6 +141,7 @@ def test_optimizer_arguments_keep_their_types(tmp_path: Path) -> None:
         ("backbone: mine.keras", "", "feature_extract.weights_sha256: missing; a local base must be pinned"),
         ("backbone: mine.keras", "", "feature_extract.preprocessing: missing; a .keras file needs one of tf, caffe"),
         ("cut_at: true", "", "feature_extract.cut_at"),
+        ("backbone: EfficientNetB0, weights: mine", "", "received 'mine'; a model around EfficientNetB0 may divide"),
     ],
 )
 def test_a_base_and_its_layers_are_checked_before_any_stage(
@@ -214,3 +215,15 @@ def test_every_stage_refuses_a_wrong_value_of_another_with_exit_2(tmp_path: Path
     said = " ".join(done.stderr.split())
     assert "evaluate.resamples: received 3 (int); must be an integer >= 10 and <= 100000" in said
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["data", "params.yaml"]
+
+
+def test_a_preset_without_its_package_stops_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = LEGAL.replace("feature_extract: {}", "feature_extract: {backbone: 'preset:bases/mine'}")
+    monkeypatch.setattr(hub_presets, "find_spec", lambda name: None)
+    expected = "received 'preset:bases/mine'; a preset needs keras-hub, which is not installed: pip install -c constr"
+    assert expected in problems(tmp_path, text)
+    monkeypatch.setattr(hub_presets, "find_spec", lambda name: name)
+    message = problems(tmp_path, text)
+    assert "feature_extract.weights: received 'imagenet'; must be 'inside', as preset:bases/mine holds" in message
+    assert "feature_extract.weights_sha256: missing; a local base must be pinned" in message
+    assert "feature_extract.preprocessing" not in message

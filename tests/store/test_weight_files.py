@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from stages.core.errors import ConfigError, IntegrityError
-from stages.store import hashes, models, weight_files
+from stages.store import hashes, pretrained, weight_files
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 KERNEL = "layers/conv2d/vars/0"
@@ -60,8 +60,8 @@ def opened(path: Path) -> Any:
     """As feature_extract opens it, with a pin that fits."""
     pin = hashes.sha256_of_file(path)
     if path.suffix == ".keras":
-        return models.pretrained_base(str(path), SIDE, 1.0, "inside", pin)
-    return models.pretrained_base("MobileNetV2", SIDE, 0.35, str(path), pin)
+        return pretrained.pretrained_base(str(path), SIDE, 1.0, "inside", pin)
+    return pretrained.pretrained_base("MobileNetV2", SIDE, 0.35, str(path), pin)
 
 
 def refusal(path: Path) -> str:
@@ -265,13 +265,14 @@ def test_a_whole_model_with_a_lambda_as_weights_runs_nothing(tmp_path: Path) -> 
 
 
 def test_a_wrong_pin_is_told_before_anything_opens_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in ((weight_files, "check_weights"), (weight_files, "check_model"), (models.backbones, "build")):
+    opens = (weight_files, "check_weights"), (weight_files, "check_model"), (pretrained.backbones, "build")
+    for module, name in opens:
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("the file was opened"))
     weights, base = tmp_path / "weights.h5", tmp_path / "base.keras"
     for path, name in ((weights, "MobileNetV2"), (base, str(base))):
         path.write_bytes(b"whatever")
         with pytest.raises(IntegrityError, match=r"feature_extract\.weights_sha256 pins 0000"):
-            models.pretrained_base(name, SIDE, 1.0, str(path), "0" * 64)
+            pretrained.pretrained_base(name, SIDE, 1.0, str(path), "0" * 64)
 
 
 def test_a_good_base_opens(good: dict[str, bytes], tmp_path: Path, little_memory: None) -> None:
