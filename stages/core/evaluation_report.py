@@ -166,7 +166,7 @@ def _calibration(page: Page, found: Mapping[str, Any]) -> None:
     sure = "too sure" if found["temperature"] > 1 else "not sure enough"
     fitted = (
         f"A temperature of {found['temperature']:.3g}, fitted on the validation images, on which the model was {sure}, "
-        f"makes it {after:.4f}. It changes no label; the exported model does not apply it."
+        f"makes it {after:.4f}. It changes no label; the exported model applies it only by export.temperature."
         if found["temperature"] != 1
         else "No temperature is fitted where every validation image is right: the surest would seem the best."
     )

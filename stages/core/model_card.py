@@ -53,6 +53,7 @@ def write(
                 for name, one in certificate.items()
             ],
         ),
+        *_tempered(certificate),
         "## Data",
         _table(
             ["", "value"],
@@ -100,6 +101,17 @@ def write(
         "pictures like those it was tested on.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _tempered(certificate: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """That the formats hold a temperature, if they do."""
+    found = {one["temperature"] for one in certificate.values() if "temperature" in one}
+    return [
+        f"Their logits are divided by {temperature:g}, the temperature fitted on the validation images, and so "
+        "were the evaluated ones' that they were compared with. It changes no label. Metrics below, and thresholds in "
+        "the evaluation report, are those of the model without it."
+        for temperature in found
+    ]
 
 
 def _metrics(metrics: Mapping[str, Any]) -> str:

@@ -181,7 +181,8 @@ def test_explained_pictures_stand_beside_their_maps() -> None:
     assert 'class="gallery abreast-3"' not in evaluation_report.build(CLASSES, result(200, 200), [], [], [], only_right)
 
 
-def test_the_card_holds_every_fact_and_no_label_breaks_its_tables() -> None:
+@pytest.mark.parametrize("temperature", [None, 1.25])
+def test_the_card_holds_every_fact_and_no_label_breaks_its_tables(temperature: float | None) -> None:
     figures = result(180, 150)
     counts = {"train": 50, "val": 20, "test": 200}
     card = model_card.write(
@@ -213,7 +214,7 @@ def test_the_card_holds_every_fact_and_no_label_breaks_its_tables() -> None:
             },
         },
         metrics=figures,
-        certificate={"litert": certificate.compare("litert", np.eye(2), np.eye(2) * 0.9, 1_500_000)},
+        certificate={"litert": certificate.compare("litert", np.eye(2), np.eye(2) * 0.9, 1_500_000, temperature)},
         hashes={"model.keras": "abc123"},
         versions={"keras": "3.0"},
     )
@@ -232,5 +233,6 @@ def test_the_card_holds_every_fact_and_no_label_breaks_its_tables() -> None:
         "&#60;b&#62;cat&#60;/b&#62;: 25, dog&#124;&#91;wolf&#93;(x): 25",
     ):
         assert fact in card
+    assert ("Their logits are divided by 1.25, " in card) == (temperature is not None) == ("temperature" in card)
     tables = [line for line in card.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in tables)
