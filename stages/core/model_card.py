@@ -85,8 +85,8 @@ def write(
                 for name, phase in training["phases"].items()
             ],
         ),
-        f"Trained on: {training['device']}. The frozen part ends at layer {trunk['cut']} (`{trunk['cut_layer']}`); "
-        "BatchNormalization was frozen throughout.",
+        f"Trained on: {training['device']}{_half(training)}. The frozen part ends at layer {trunk['cut']} "
+        f"(`{trunk['cut_layer']}`); BatchNormalization was frozen throughout.",
         "## Parameters",
         *[
             f"### {stage}\n\n" + _table(["parameter", "value"], [[key, value] for key, value in _flat(values)])
@@ -101,6 +101,10 @@ def write(
         "pictures like those it was tested on.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _half(training: Mapping[str, Any]) -> str:
+    return "" if training["precision"] == "float32" else f", layers computing in {training['precision']}"
 
 
 def _tempered(certificate: Mapping[str, Mapping[str, Any]]) -> list[str]:

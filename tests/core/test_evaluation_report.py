@@ -203,6 +203,7 @@ def test_the_card_holds_every_fact_and_no_label_breaks_its_tables(temperature: f
         training={
             "settings": {"fine_tune_at": 12, "head": {"epochs": 7}},
             "device": "CPU",
+            "precision": "float32",
             "phases": {
                 "head": {
                     "epochs": 7,
