@@ -22,11 +22,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from stages.core import augmentation_sheet, evaluation_report
+from stages.core import augmentation_sheet, baselines, evaluation_report
 from stages.core.augmentation import Augmentation
+from stages.core.baselines import Baseline
 from stages.core.errors import IntegrityError
 from stages.core.page import Tile
-from stages.core.parameters import StageParams
+from stages.core.parameters import Problem, StageParams
 from stages.core.schemas import FACTS, PREDICTIONS, SPLIT
 from stages.store import documents, engines, outputs, params, pictures, process, sheets, tables
 from stages.store.features import FeatureReader
@@ -42,7 +43,6 @@ SPLIT_TABLE = Path("data/split/split.parquet")
 FACTS_TABLE = Path("data/validate/facts.parquet")
 SLICED_BY = ("name", "label", "given_split", "format", "width", "height", "brightness", "group")
 OUT = Path("reports/evaluate")
-FEATURES_HELD = 4096  # images whose stored features are in memory at once
 SIDE = 96  # pixels of a picture in the report
 EXPLAINED_SIDE = 144  # of one whose parts are coloured
 
@@ -59,8 +59,18 @@ class EvaluateParams(StageParams):
     explained: int = Field(
         8, ge=0, le=100, description="test images, half of them mistakes, shown with what the model looked at"
     )
+    baselines: list[Baseline] | None = Field(
+        None, description="what the model is compared with; null is all that were trained, [] none"
+    )
     threads: int = Field(2, ge=1, le=256, description="threads that decode and that run the model")
     seed: int = Field(1, ge=0, le=2**32 - 1, description="seed of the bootstrap")
+
+    def across(self, blocks: Mapping[str, StageParams]) -> Iterator[Problem]:
+        """A baseline can be asked for only where it was trained."""
+        tune: Any = blocks["fine_tune"]
+        if "from_scratch" in (self.baselines or ()) and not tune.from_scratch:
+            problem = "received 'from_scratch', which is not trained: set fine_tune.from_scratch: true, or leave it out"
+            yield Problem("evaluate.baselines", problem)
 
 
 def main() -> str:
@@ -78,14 +88,19 @@ def main() -> str:
     probabilities = _predict(engine, model, rows.names, stored, settings)
     predictions.check(probabilities)
     scratch = MODELS / "from_scratch.keras"
-    compared = {"frozen_features": _frozen(models.load(MODELS / "frozen_head.keras"), rows, stored)}
-    if scratch.exists():
+    asked = baselines.chosen(settings.baselines, from_scratch=scratch.exists())
+    train_labels = stored.examples("pooled", "train").labels.astype(np.int64) if "majority_class" in asked else None
+    compared = {}
+    if "frozen_features" in asked:
+        head = models.load(MODELS / "frozen_head.keras")
+        compared["frozen_features"] = baselines.frozen_features(head, rows.names, stored)
+    if "from_scratch" in asked:
         compared["from_scratch"] = _predict(engine, _model(scratch, stored), rows.names, stored, settings)
 
     tested = [name for name, split in zip(rows.names, rows.splits, strict=True) if split == "test"]
     result = evaluation.results(
-        rows, probabilities, compared, stored.examples("pooled", "train").labels.astype(np.int64), stored.classes,
-        _facts(tested, images), settings.resamples, settings.seed,
+        rows, probabilities, compared, train_labels, stored.classes, _facts(tested, images), settings.resamples,
+        settings.seed,
     )  # fmt: skip
 
     worst = predictions.worst(rows, probabilities, settings.mistakes)
@@ -131,11 +146,14 @@ def main() -> str:
             stored.classes, result, mistakes, doubts, mix_ups, explained, (augmented, stored.trunk, trained)
         )
         (out / "index.html").write_text(page, encoding="utf-8")
-    test, gain = result["test"], result["compared"]["frozen_features"]
+    test = result["test"]
+    gains = "".join(
+        f"; {one['gain']:+.4f} ({one['gain_low']:+.4f} to {one['gain_high']:+.4f}) over {name.replace('_', ' ')}"
+        for name, one in list(result["compared"].items())[:1]
+    )
     return (
         f"test accuracy {test['accuracy']:.4f} ({test['accuracy_low']:.4f} to {test['accuracy_high']:.4f}) on "
-        f"{test['images']:,} images, val {result['val']['accuracy']:.4f}; {gain['gain']:+.4f} "
-        f"({gain['gain_low']:+.4f} to {gain['gain_high']:+.4f}) over frozen features; {OUT / 'index.html'}"
+        f"{test['images']:,} images, val {result['val']['accuracy']:.4f}{gains}; {OUT / 'index.html'}"
     )
 
 
@@ -242,19 +260,6 @@ def _explained(
             )
         )
     return evaluation_report.Explained(tiles[False], tiles[True], features.shape[1:3])
-
-
-def _frozen(head: keras.Model, rows: Any, stored: FeatureReader) -> npt.NDArray[np.float64]:
-    """Probabilities of phase 1's head on stored features, float64 [N, classes] in the order of `rows`."""
-    out = np.zeros((len(rows.names), len(stored.classes)))
-    row_of = {name: number for number, name in enumerate(rows.names)}
-    for split in ("val", "test"):
-        examples = stored.examples("pooled", split)
-        for start in range(0, len(examples.names), FEATURES_HELD):
-            names = examples.names[start : start + FEATURES_HELD]
-            features = examples.take(np.arange(start, start + len(names)), np.zeros(len(names), np.intp))
-            out[[row_of[name] for name in names]] = head.predict(features.astype(np.float32), verbose=0)
-    return out
 
 
 if __name__ == "__main__":

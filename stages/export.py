@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, field_validator
 
-from stages.core import certificate, images, labels, model_card
+from stages.core import certificate, images, labels, model_card, temperature
 from stages.core.errors import IntegrityError
 from stages.core.parameters import StageParams
 from stages.core.schemas import PREDICTIONS, SPLIT
@@ -66,6 +66,9 @@ class ExportParams(StageParams):
     certified_images: int = Field(1000, ge=1, description="test images each format is compared on, at most")
     smoke_images: int = Field(8, ge=1, le=1024, description="test images the exported model is tried on")
     tolerance: float = Field(0.02, gt=0.0, le=1.0, description="largest allowed difference of a probability")
+    temperature: Literal["none", "validation"] = Field(
+        "none", description="what every format divides its logits by; validation: what evaluate fitted there"
+    )
 
     @field_validator("formats")
     @classmethod
@@ -80,7 +83,9 @@ def main() -> str:
     settings = params.read(ExportParams)
     classes: list[str] = documents.read_classes(CLASSES)
     facts: dict[str, Any] = {name: documents.read(path) for name, path in CARD_FACTS.items()}
-    expected = _smoke_set(settings.smoke_images)
+    heat = facts["metrics"]["calibration"]["temperature"] if settings.temperature == "validation" else None
+    rows = _tested(heat)
+    expected = _smoke_set(rows, settings.smoke_images)
 
     tensorflow_runtime.start(threads=2, seed=0)
     # These import Keras, so they wait until TensorFlow has been started.
@@ -88,8 +93,10 @@ def main() -> str:
 
     log = logging.getLogger(__name__)
     model = models.load(MODEL)
+    if heat is not None:
+        temperature.divide_logits(model, heat)
     side = int(model.input_shape[1])
-    chosen, evaluated = _spread(settings.certified_images)
+    chosen, evaluated = _spread(rows, settings.certified_images)
     with outputs.replacing(OUT) as (out,):
         found: dict[str, Any] = {}
         with exported.questions(out / ".asked", _pictures(chosen, side), len(chosen), side) as asked:
@@ -98,7 +105,7 @@ def main() -> str:
                 if format_ == "saved_model":
                     difference = saved_model.smoke(path, classes, expected, settings.tolerance)
                 answers, seconds = exported.answers(format_, path, asked)
-                found[format_] = certificate.compare(format_, evaluated, answers, exported.size(path))
+                found[format_] = certificate.compare(format_, evaluated, answers, exported.size(path), heat)
                 # The time stands in the log alone: in a file no two runs would have the same outputs.
                 log.info("%s: %.1f ms an image by itself", format_, 1000 * seconds)
                 if not found[format_]["published"]:
@@ -132,9 +139,19 @@ def main() -> str:
     )
 
 
-def _spread(count: int) -> tuple[list[str], npt.NDArray[np.float32]]:
-    """At most `count` test images spread evenly over the test split: names in order, and their probabilities [N, C]."""
+def _tested(heat: float | None) -> list[dict[str, Any]]:
+    """The test's rows of predictions.parquet, with the probabilities that a model at this temperature has."""
     rows = [row for row in tables.read(PREDICTED, PREDICTIONS).to_pylist() if row["split"] == "test"]
+    if heat is not None:
+        from stages.core import calibration  # imports scikit-learn
+
+        scaled = calibration.scaled(np.array([row["probabilities"] for row in rows], np.float64), heat)
+        rows = [{**row, "probabilities": one} for row, one in zip(rows, scaled.tolist(), strict=True)]
+    return rows
+
+
+def _spread(rows: list[dict[str, Any]], count: int) -> tuple[list[str], npt.NDArray[np.float32]]:
+    """At most `count` of the rows spread evenly: names in order, and their probabilities [N, C]."""
     places = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
     chosen = sorted((rows[at] for at in places), key=lambda row: row["name"])
     return [row["name"] for row in chosen], np.array([row["probabilities"] for row in chosen], np.float32)
@@ -161,9 +178,8 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _smoke_set(count: int) -> list[tuple[bytes, list[float]]]:
-    """Bytes and evaluated probabilities of test images, spread evenly over the test split."""
-    rows = [row for row in tables.read(PREDICTED, PREDICTIONS).to_pylist() if row["split"] == "test"]
+def _smoke_set(rows: list[dict[str, Any]], count: int) -> list[tuple[bytes, list[float]]]:
+    """Bytes and evaluated probabilities of test images, spread evenly over the rows."""
     chosen = {row["name"]: row["probabilities"] for row in rows[:: max(1, len(rows) // count)][:count]}
     return [(data, chosen[name]) for name, data in pictures.read_bytes(sorted(chosen))]
 

@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from stages.core import backbones, catalogue
+from stages.core import backbones, catalogue, from_scratch, precision
 from stages.core.augmentation import Augmentation, augment
 from stages.core.errors import ConfigError
 from stages.core.mixing import Mixing
 from stages.core.optimizers import EVERY, OPTIMIZERS, SWITCHES, Optimizer
 from stages.core.parameters import Problem, StageParams
+from stages.core.phase import Phase
+from stages.core.precision import Policy, Precision
 from stages.store import documents, outputs, params, process, tensorflow_runtime
 from stages.store.checkpoints import Checkpoints, fingerprint
 from stages.store.features import Examples, FeatureReader
@@ -38,21 +40,6 @@ log = logging.getLogger(__name__)
 FEATURES = Path("data/feature_extract")
 OUT = Path("data/fine_tune")
 REPORT = Path("reports/fine_tune")
-
-
-class Phase(BaseModel):
-    """Length and rate of one phase. An epoch passes every training image once, one view of it."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-    epochs: int = Field(10, ge=0, le=10_000, description="at most this many")
-    batch_size: int = Field(32, ge=1, le=4096, description="images per step")
-    learning_rate: float | None = Field(None, gt=0.0, le=1.0, description="the optimizer's")
-    stop_after: int = Field(0, ge=0, description="epochs without a lower validation loss; 0 never stops")
-    reduce_after: int = Field(0, ge=0, description="epochs without one before the rate drops; 0 never")
-    reduce_by: float = Field(3.0, gt=1.0, le=1000.0, description="what the rate is divided by")
-    decay: Literal["none", "cosine"] = Field("none", description="cosine: the rate falls to zero over the epochs")
-    warm_up: float = Field(0.0, ge=0.0, description="epochs in which the rate rises from zero; needs decay: cosine")
 
 
 class FineTuneParams(StageParams):
@@ -91,6 +78,10 @@ class FineTuneParams(StageParams):
     head: Phase = Field(Phase(epochs=20, learning_rate=1e-3), description="phase 1; learning_rate is required")
     tail: Phase = Field(Phase(epochs=10), description="phase 2; learning_rate null is a tenth of phase 1's")
     from_scratch: bool = Field(False, description="also train from random weights at the same cost, as a baseline")
+    precision: Precision = Field(
+        "auto", description="of what the base's layers compute; auto: float32, or on GPUs that gain mixed_bfloat16 or "
+        "mixed_float16"
+    )  # fmt: skip
     threads: int = Field(2, ge=1, le=256, description="operations that TensorFlow runs at once")
     seed: int = Field(1, ge=0, le=2**32 - 1, description="seed of initial weights, dropout and order")
 
@@ -101,17 +92,8 @@ class FineTuneParams(StageParams):
             yield Problem("fine_tune.head.learning_rate", "received null; must be a number > 0 and <= 1")
         if not catalogue.is_local(extract.backbone):
             yield from self._cut(extract.cut_at, catalogue.CATALOGUE[extract.backbone].layers)
-        for phase in ("head", "tail"):
-            if getattr(self, phase).decay == "cosine" and getattr(self, phase).reduce_after:
-                received = getattr(self, phase).reduce_after
-                problem = f"received {received}; must be 0 with decay: cosine, which sets the rate itself"
-                yield Problem(f"fine_tune.{phase}.reduce_after", problem)
-            if getattr(self, phase).warm_up and getattr(self, phase).decay != "cosine":
-                received = getattr(self, phase).warm_up
-                yield Problem(f"fine_tune.{phase}.warm_up", f"received {received:g}; must be 0 without decay: cosine")
-            if getattr(self, phase).warm_up > getattr(self, phase).epochs:
-                received = getattr(self, phase).warm_up
-                yield Problem(f"fine_tune.{phase}.warm_up", f"received {received:g}; must be at most the epochs")
+        yield from self.head.problems("fine_tune.head")
+        yield from self.tail.problems("fine_tune.tail")
         legal = [*OPTIMIZERS[self.optimizer], *EVERY]
         for name, value in self.optimizer_arguments.items():
             key = f"fine_tune.optimizer_arguments.{name}"
@@ -170,26 +152,28 @@ def main() -> str:
         head = _head(stored, settings)
         most = {"head": settings.head.epochs, "tail": settings.tail.epochs}
         if settings.from_scratch:
-            most["from_scratch"] = _same_budget(base, cut, of_trunk["views"], settings.tail.epochs)
+            most["from_scratch"] = from_scratch.same_budget(base, cut, of_trunk["views"], settings.tail.epochs)
         shards = strategy.num_replicas_in_sync
-        run = _Run(stored, settings, kept, shares(most), shards, by_batch=device == "CPU" and shards == 1)
+        policy = precision.chosen(settings.precision, tensorflow_runtime.capabilities())
+        run = _Run(stored, settings, kept, shares(most), shards, device == "CPU" and shards == 1, policy)
 
         with LearningCurves(report) as curves:
             phase_1 = run.fit("head", head, "pooled", settings.head, curves)
             models.save(head, out / "frozen_head.keras")
             backbones.freeze_below(base, first)
             backbones.multiply_matrices(base)
-            from_cut = classifier.from_activations(backbones.tail(base, how, cut), head, halves=run.by_batch)
-            phase_2 = run.fit("tail", from_cut, "activations" if cut else "pixels", settings.tail, curves)
+            with precision.computing(base, policy):
+                from_cut = classifier.from_activations(backbones.tail(base, how, cut), head, halves=run.by_batch)
+                phase_2 = run.fit("tail", from_cut, "activations" if cut else "pixels", settings.tail, curves)
         models.save(classifier.from_pixels(base, how, head), out / "model.keras")
         outcomes = {"head": phase_1, "tail": phase_2}
         if settings.from_scratch:
-            epochs = _same_budget(base, cut, of_trunk["views"], phase_2["epochs"])
+            epochs = from_scratch.same_budget(base, cut, of_trunk["views"], phase_2["epochs"])
             with LearningCurves(report / "from_scratch") as curves:
                 scratch, outcomes["from_scratch"] = _from_scratch(run, epochs, curves)
             models.save(scratch, out / "from_scratch.keras")
-        record = {"settings": settings.model_dump(exclude={"threads"}), "phases": outcomes, "device": device}
-        documents.write(out / "training.json", record)
+        record = {"settings": settings.model_dump(exclude={"threads"}), "phases": outcomes}
+        documents.write(out / "training.json", record | {"device": device, "precision": policy})
     kept.clear()
     return (
         f"head {phase_1['epochs']} epochs → val accuracy {phase_1['val_accuracy']:.4f}, "
@@ -207,6 +191,7 @@ class _Run:
     shares: Mapping[str, Share]  # of the whole work, per phase
     shards: int  # devices that each get a part of every batch
     by_batch: bool  # see training.fit
+    policy: Policy  # of all phases but the first, which trains the head alone
 
     def fit(self, name: str, model: keras.Model, kind: str, phase: Phase, curves: LearningCurves) -> dict[str, Any]:
         """Train one phase in place, or what is left of it; returns what it did, for training.json."""
@@ -238,6 +223,7 @@ class _Run:
             training.Schedule(
                 **phase.model_dump(exclude={"learning_rate"}), learning_rate=rate,
                 optimizer=self.settings.optimizer, arguments=self.settings.optimizer_arguments,
+                loss_scaling=self.policy == "mixed_float16" and name != "head",
             ),
             curves.epoch,
             saved,
@@ -274,22 +260,11 @@ def _take(examples: Examples, kind: str, stored: FeatureReader) -> Any:
     return fresh
 
 
-def _same_budget(base: keras.Model, cut: int, views: int, tail_epochs: int) -> int:
-    """Epochs from scratch that cost what the fine-tuning cost, in multiplications per training image.
-
-    Fine-tuning ran the whole base forward once a view and the tail forward and backward once an
-    epoch; from scratch, an epoch runs all of it both ways. Backward costs about twice forward.
-    """
-    whole, tail = backbones.multiplications(base), backbones.multiplications(base, cut + 1)
-    return max(1, round((views * whole + 3 * tail_epochs * tail) / (3 * whole)))
-
-
 def _from_scratch(run: _Run, epochs: int, curves: LearningCurves) -> tuple[keras.Model, dict[str, Any]]:
     """The same network from random weights, on the same images in batches of phase 2's size.
 
-    It gets what helps it: fresh augmentation, every layer trainable, phase 1's higher rate, and
-    BatchNormalization statistics that follow a short training (Keras's MobileNetV2 forgets over
-    about 1,000 steps, which would leave it near chance however well it had learnt).
+    It gets what helps it: fresh augmentation, every layer trainable, phase 1's higher rate, and what
+    `from_scratch.learn_quickly` does.
     """
     import keras
 
@@ -297,16 +272,16 @@ def _from_scratch(run: _Run, epochs: int, curves: LearningCurves) -> tuple[keras
     from stages.store import models
 
     stored, settings = run.stored, run.settings
+    how = stored.trunk["preprocessing"]
     keras.utils.set_random_seed(settings.seed)
     base = models.architecture(FEATURES, stored.trunk)
-    backbones.multiply_matrices(base)
-    for layer in base.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.9
+    from_scratch.learn_quickly(base)
     head = _head(stored, settings)
-    model = classifier.from_pixels(base, stored.trunk["preprocessing"], head)
     budget = Phase(epochs=epochs, batch_size=settings.tail.batch_size, learning_rate=settings.head.learning_rate)
-    return model, run.fit("from_scratch", model, "pixels", budget, curves)
+    with precision.computing(base, run.policy):
+        model = classifier.from_pixels(base, how, head)
+        outcome = run.fit("from_scratch", model, "pixels", budget, curves)
+    return model if run.policy == "float32" else classifier.from_pixels(base, how, head), outcome
 
 
 if __name__ == "__main__":

@@ -352,13 +352,24 @@ def test_bad_parameters_stop_the_first_stage_with_exit_2_and_lose_nothing(projec
 def test_a_fine_tune_parameter_reruns_only_three_stages(project: Checkout) -> None:
     kind = {"units": [16], "l2": 0.0001, "label_smoothing": 0.1, "focal_gamma": 1.0, "class_weights": "balanced"}
     maker = {"optimizer": "AdamW", "optimizer_arguments": {"weight_decay": 0.004}}
-    project.set_params(fine_tune={"from_scratch": False, **kind, **maker})
+    project.set_params(
+        fine_tune={"from_scratch": False, **kind, **maker},
+        evaluate={"baselines": ["frozen_features"]},
+        export={"temperature": "validation"},
+    )
     assert project.repro() == ["fine_tune", "evaluate", "export"]
     assert not (project.folder / "data/fine_tune/from_scratch.keras").exists()
     # evaluate and export build and load the head that these parameters ask for.
     card_of = project.folder / "data/export/MODEL_CARD.md"
     assert project.json("reports/evaluate/metrics.json")["val"]["accuracy"] > 0.4
     assert "| units | &#91;16&#93; |" in card_of.read_text()
+    assert set(project.json("reports/evaluate/metrics.json")["baselines"]) == {"frozen_features"}
+    assert "| majority class |" not in card_of.read_text()
+    fitted = project.json("reports/evaluate/details.json")["calibration"]["temperature"]
+    certified = project.json("data/export/certificate.json")
+    assert {one["temperature"] for one in certified.values()} == {fitted}
+    assert all(one["largest_gap"] <= 0.02 for name, one in certified.items() if name != "litert_int8")
+    assert f"Their logits are divided by {fitted:g}, " in card_of.read_text()
 
 
 def test_more_pictures_are_noticed_and_too_many_broken_ones_stop_it_with_the_report(project: Checkout) -> None:

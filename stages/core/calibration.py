@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 BINS = 15  # of equal width, as in that article
 COLDEST, HOTTEST = 0.05, 20.0  # temperatures looked among
-SMALLEST = 1e-7  # probabilities are kept that far off 0, as in metrics.cross_entropy
+SMALLEST = 1e-37  # what is 0 counts as: the least that a softmax in float32 gives before it gives 0
 
 
 def scaled(probabilities: Floats, temperature: float) -> Floats:

@@ -12,11 +12,14 @@ LEAST = 0.995  # share of the images that must get the same class
 LEAST_OF = {"litert_int8": 0.98}  # eight bits a number
 
 
-def compare(format_: str, evaluated: Floats, answered: Floats, size: int) -> dict[str, Any]:
+def compare(
+    format_: str, evaluated: Floats, answered: Floats, size: int, temperature: float | None = None
+) -> dict[str, Any]:
     """The certificate of a format, from probabilities [N, C] of the same N >= 1 images; `size` is in bytes.
 
     `agreement` is the share of images whose likeliest class is the same; an answer that is no number agrees with
     nothing. `largest_gap` is that of a probability, None where an answer is no number or has another shape.
+    `temperature` is what the format's logits and those behind `evaluated` were divided by; None leaves it out.
     """
     least = LEAST_OF.get(format_, LEAST)
     fits = answered.shape == evaluated.shape
@@ -31,6 +34,7 @@ def compare(format_: str, evaluated: Floats, answered: Floats, size: int) -> dic
         "largest_gap": round(float(np.abs(answered - evaluated).max()), 4) if finite.all() else None,
         "bytes": size,
         "published": agreement >= least,
+        **({} if temperature is None else {"temperature": temperature}),
     }
 
 

@@ -22,7 +22,7 @@ def results(
     rows: HeldOut,
     probabilities: Floats,
     compared: Mapping[str, Floats],
-    train_labels: npt.NDArray[np.int64],
+    train_labels: npt.NDArray[np.int64] | None,
     classes: Sequence[str],
     facts: Sequence[Mapping[str, Any]],
     resamples: int,
@@ -30,9 +30,9 @@ def results(
 ) -> dict[str, Any]:
     """The content of details.json.
 
-    `probabilities` float [N, C] are this model's of the images in `rows`, `compared` the other models' by name;
-    `facts` are those of the test images in their order, as `slices.kinds` takes them. `resamples` and `seed` are the
-    bootstrap's.
+    `probabilities` float [N, C] are this model's of the images in `rows`, `compared` the other models' by name. The
+    commonest of `train_labels` is a baseline, too; None leaves it out. `facts` are those of the test images in their
+    order, as `slices.kinds` takes them. `resamples` and `seed` are the bootstrap's.
     """
     val, tested = rows.splits == "val", rows.splits == "test"
     both = {"val": val, "test": tested}
@@ -43,9 +43,6 @@ def results(
             for split, chosen in both.items()
         }
 
-    majority = {
-        split: metrics.majority_class(train_labels, rows.labels[chosen], len(classes)) for split, chosen in both.items()
-    }
     right = probabilities.argmax(1) == rows.labels
     shown, labels = probabilities[tested], rows.labels[tested]
     fitted = calibration.temperature(probabilities[val], rows.labels[val])
@@ -55,7 +52,12 @@ def results(
     }
     kinds = slices.kinds(facts)
     found: dict[str, Any] = scores(probabilities)
-    found["baselines"] = {"majority_class": majority, **{name: scores(values) for name, values in compared.items()}}
+    found["baselines"] = {}
+    if train_labels is not None:
+        found["baselines"]["majority_class"] = {
+            split: metrics.majority_class(train_labels, rows.labels[held], len(classes)) for split, held in both.items()
+        }
+    found["baselines"] |= {name: scores(values) for name, values in compared.items()}
     found["compared"] = {
         name: comparison.paired(right[tested], (values.argmax(1) == rows.labels)[tested])
         for name, values in compared.items()

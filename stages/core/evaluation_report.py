@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.core import augmentation_sheet
+from stages.core.baselines import NAMES
 from stages.core.page import Badge, Estimate, Page, Tile
 
-NAMES = {
-    "majority_class": "always naming the commonest class",
-    "frozen_features": "frozen features with a head",
-    "from_scratch": "the same network from random weights",
-}
+OVER = {"frozen_features": "frozen features", "from_scratch": NAMES["from_scratch"]}  # in the banner
 LARGEST_MATRIX = 25  # classes; beyond that the matrix is a page of its own and the commonest mix-ups say more
 
 
@@ -95,6 +92,8 @@ def build(
 
 def _baselines(page: Page, result: Mapping[str, Any]) -> None:
     page.heading("Did fine-tuning help?", id="baselines")
+    if not result["compared"]:
+        page.paragraph("It was compared with no other network: evaluate.baselines leaves them out.")
     for name, compared in result["compared"].items():
         page.paragraph(
             f"Over {NAMES[name]}: {compared['gain']:+.4f} accuracy on the same {compared['images']:,} test images "
@@ -167,7 +166,7 @@ def _calibration(page: Page, found: Mapping[str, Any]) -> None:
     sure = "too sure" if found["temperature"] > 1 else "not sure enough"
     fitted = (
         f"A temperature of {found['temperature']:.3g}, fitted on the validation images, on which the model was {sure}, "
-        f"makes it {after:.4f}. It changes no label; the exported model does not apply it."
+        f"makes it {after:.4f}. It changes no label; the exported model applies it only by export.temperature."
         if found["temperature"] != 1
         else "No temperature is fitted where every validation image is right: the surest would seem the best."
     )
@@ -252,12 +251,15 @@ def _percent(chance: float) -> str:
 
 
 def verdict(result: Mapping[str, Any]) -> tuple[Any, str]:
-    """Tone and one sentence: did fine-tuning help over the frozen features? Compared on the same images."""
-    test, compared = result["test"], result["compared"]["frozen_features"]
-    gain = f"{compared['gain']:+.4f} accuracy over frozen features"
-    interval = f"95 % interval {compared['gain_low']:+.4f} to {compared['gain_high']:+.4f}"
-    if test["accuracy"] <= result["baselines"]["majority_class"]["test"]["accuracy_high"]:
+    """Tone and one sentence: did fine-tuning help over the first baseline there is? Compared on the same images."""
+    test, baselines = result["test"], result["baselines"]
+    if "majority_class" in baselines and test["accuracy"] <= baselines["majority_class"]["test"]["accuracy_high"]:
         return "bad", "This model is no better than always naming the commonest class."
+    if not result["compared"]:
+        return "plain", "Whether fine-tuning helped is not told: evaluate.baselines names no other network."
+    name, compared = next(iter(result["compared"].items()))
+    gain = f"{compared['gain']:+.4f} accuracy over {OVER[name]}"
+    interval = f"95 % interval {compared['gain_low']:+.4f} to {compared['gain_high']:+.4f}"
     if compared["gain_low"] > 0:
         return "good", f"Fine-tuning helped: {gain} ({interval})."
     if compared["gain_high"] < 0:

@@ -53,6 +53,7 @@ def write(
                 for name, one in certificate.items()
             ],
         ),
+        *_tempered(certificate),
         "## Data",
         _table(
             ["", "value"],
@@ -84,8 +85,8 @@ def write(
                 for name, phase in training["phases"].items()
             ],
         ),
-        f"Trained on: {training['device']}. The frozen part ends at layer {trunk['cut']} (`{trunk['cut_layer']}`); "
-        "BatchNormalization was frozen throughout.",
+        f"Trained on: {training['device']}{_half(training)}. The frozen part ends at layer {trunk['cut']} "
+        f"(`{trunk['cut_layer']}`); BatchNormalization was frozen throughout.",
         "## Parameters",
         *[
             f"### {stage}\n\n" + _table(["parameter", "value"], [[key, value] for key, value in _flat(values)])
@@ -100,6 +101,21 @@ def write(
         "pictures like those it was tested on.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _half(training: Mapping[str, Any]) -> str:
+    return "" if training["precision"] == "float32" else f", layers computing in {training['precision']}"
+
+
+def _tempered(certificate: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """That the formats hold a temperature, if they do."""
+    found = {one["temperature"] for one in certificate.values() if "temperature" in one}
+    return [
+        f"Their logits are divided by {temperature:g}, the temperature fitted on the validation images, and so "
+        "were the evaluated ones' that they were compared with. It changes no label. Metrics below, and thresholds in "
+        "the evaluation report, are those of the model without it."
+        for temperature in found
+    ]
 
 
 def _metrics(metrics: Mapping[str, Any]) -> str:

@@ -95,7 +95,8 @@ def _schema_at(schema: dict[str, Any], loc: tuple[Any, ...]) -> dict[str, Any]:
     for part in loc:
         here = _resolve(schema, here)
         if isinstance(part, int):
-            here = here.get("items", {})
+            members = [here, *here.get("anyOf", [])]  # of what may be null, too, the list is looked into
+            here = next((one["items"] for one in members if "items" in one), {})
         else:
             here = here.get("properties", {}).get(part) or here.get("additionalProperties") or {}
         if not isinstance(here, dict):

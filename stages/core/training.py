@@ -42,6 +42,7 @@ class Schedule:
     warm_up: float = 0.0  # epochs in which the rate rises from zero, step by step; needs decay: cosine
     optimizer: str = "Adam"  # a class of keras.optimizers
     arguments: Mapping[str, int | float | bool] = field(default_factory=dict)  # its own, without the learning rate
+    loss_scaling: bool = False  # multiply the loss so that small gradients survive float16, by a factor that adapts
 
 
 @dataclass(frozen=True)
@@ -268,13 +269,19 @@ def fit(
             f"the loss became NaN or infinite in epoch {0 if not np.isfinite(start_loss) else broken[0]} "
             f"at learning rate {schedule.learning_rate:g}; "
             "lower it (fine_tune.head.learning_rate, fine_tune.tail.learning_rate)"
+            + ", or set fine_tune.precision: float32"
+            * schedule.loss_scaling
         )
     trained = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
     return Outcome(len(history), *best.best, trained)
 
 
 def optimizer(schedule: Schedule, steps: int) -> keras.optimizers.Optimizer:
-    """The schedule's optimizer, for epochs of `steps` steps. Raises ConfigError for arguments it does not take."""
+    """The schedule's optimizer, for epochs of `steps` steps. Raises ConfigError for arguments it does not take.
+
+    With loss scaling it skips a step whose gradients are not finite, and halves the factor; a `loss_scale_factor` of
+    its own is a fixed factor in its place.
+    """
     rate: Any = schedule.learning_rate
     if schedule.decay == "cosine":
         rising = round(schedule.warm_up * steps)
@@ -283,11 +290,13 @@ def optimizer(schedule: Schedule, steps: int) -> keras.optimizers.Optimizer:
             0.0 if rising else rate, falling, warmup_target=rate if rising else None, warmup_steps=rising
         )
     try:
-        return getattr(keras.optimizers, schedule.optimizer)(rate, **schedule.arguments)
+        found = getattr(keras.optimizers, schedule.optimizer)(rate, **schedule.arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"fine_tune.optimizer_arguments: {schedule.optimizer} does not take {dict(schedule.arguments)}: {error}"
         ) from error
+    adapts = schedule.loss_scaling and "loss_scale_factor" not in schedule.arguments
+    return keras.optimizers.LossScaleOptimizer(found) if adapts else found
 
 
 def _fit_by_batch(
@@ -331,7 +340,7 @@ class Steps:
         """With `mixed` the labels to train on are float32 [n, classes]; to evaluate they are int32 [n] always."""
         import tensorflow as tf
 
-        model.optimizer.build(model.trainable_variables)
+        _build_optimizer(model)
         inputs = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
         hard = tf.TensorSpec((None,), tf.int32)
         soft = tf.TensorSpec((None, model.output_shape[-1]), tf.float32)
@@ -394,9 +403,15 @@ def _is_finite(logs: dict[str, float]) -> bool:
     return bool(np.isfinite(logs["loss"] + logs["val_loss"]))
 
 
+def _build_optimizer(model: keras.Model) -> None:
+    """Make the optimizer's variables. A LossScaleOptimizer that is built twice would have two of each."""
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+
+
 def _put_back(model: keras.Model, saved: Saved) -> None:
     """Give a compiled model and its optimizer the values that `saved` holds."""
-    model.optimizer.build(model.trainable_variables)
+    _build_optimizer(model)
     for variable, value in zip(model.variables, saved.variables, strict=True):
         variable.assign(value)
     for variable, value in zip(model.optimizer.variables, saved.optimizer, strict=True):

@@ -46,6 +46,14 @@ def described(gpus: Sequence[str], training: bool) -> str:
     return gpus[0] if gpus else "CPU"
 
 
+def capabilities() -> list[tuple[int, int] | None]:
+    """The compute capability of each GPU, as (8, 0); None where TensorFlow does not know it."""
+    import tensorflow as tf
+
+    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    return [found.get("compute_capability") for found in details]
+
+
 def strategy(devices: Sequence[str] | None = None) -> Any:
     """The tf.distribute strategy to build and train in the scope of: mirrored where there are several devices.
 

@@ -38,6 +38,11 @@ def test_the_gap_is_the_largest_of_a_probability() -> None:
     assert (found["images"], found["bytes"]) == (200, 10)
 
 
+def test_a_temperature_stands_in_it_only_where_one_is_inside() -> None:
+    assert "temperature" not in certificate.compare("keras", EVALUATED, EVALUATED, 10)
+    assert certificate.compare("keras", EVALUATED, EVALUATED, 10, 1.25)["temperature"] == 1.25
+
+
 @pytest.mark.parametrize("answered", [np.full((200, 3), np.nan), EVALUATED[:, :2], EVALUATED[:100]])
 def test_what_is_no_answer_agrees_with_nothing(answered: np.ndarray) -> None:
     found = certificate.compare("openvino", EVALUATED, answered, 10)

@@ -89,6 +89,19 @@ def test_other_validation_images_would_be_seen_in_the_choices(what: str) -> None
     assert any(change[what] != before[what] for change in changes)
 
 
+def test_baselines_that_are_left_out_change_nothing_else() -> None:
+    rows, probabilities = held_out(3)
+    whole = chosen(rows, probabilities)["whole"]
+    names = [f"class {number}" for number in range(3)]
+    fact = {"width": 90, "height": 80, "brightness": 0.5, "format": "PNG", "given_split": None, "copies": 1}
+    facts = [{"label": names[label], **fact} for label in rows.labels[rows.splits == "test"]]
+    alone = evaluation.results(rows, probabilities, {}, None, names, facts, 20, 1)
+    assert (alone.pop("baselines"), alone.pop("compared")) == ({}, {})
+    assert set(whole.pop("baselines")) == {"majority_class", "frozen_features"}
+    assert set(whole.pop("compared")) == {"frozen_features"}
+    assert alone == whole
+
+
 def test_doubts_about_test_labels_are_judged_by_validation_images() -> None:
     """The same test image is doubted or not whatever other test images are there."""
     rows, probabilities = held_out(5)

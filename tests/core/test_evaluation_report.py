@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from stages.core import (
+    baselines,
     calibration,
     certificate,
     comparison,
@@ -39,13 +40,12 @@ def result(model: int, frozen: int) -> dict[str, Any]:
     majority = metrics.majority_class(np.array([0]), LABELS, 2)
     this, other = scores(model), scores(frozen)
     pairs = {"majority_class": majority, "frozen_features": other}
-    baselines = {name: {"val": scored, "test": scored} for name, scored in pairs.items()}
     right, bins = np.arange(200), calibration.reliability(probabilities(model), LABELS)
     curve = {"error": calibration.expected_error(bins), "bins": bins}
     return {
         "val": this,
         "test": this,
-        "baselines": baselines,
+        "baselines": {name: {"val": scored, "test": scored} for name, scored in pairs.items()},
         "compared": {"frozen_features": comparison.paired(right < model, right < frozen)},
         "calibration": {"temperature": 1.5, "before": curve, "after": curve},
         "thresholds": operating_points.table(probabilities(model), LABELS),
@@ -70,6 +70,31 @@ def test_the_verdict_follows_the_intervals(model: int, frozen: int, tone: str, w
     said = evaluation_report.verdict(result(model, frozen))
     assert said[0] == tone
     assert words in said[1]
+
+
+@pytest.mark.parametrize(
+    ("left", "tone", "words"),
+    [
+        (["frozen_features"], "good", "Fine-tuning helped: +0.1750 accuracy over frozen features"),
+        (["from_scratch"], "good", "Fine-tuning helped: +0.1750 accuracy over the same network from random weights"),
+        (["majority_class"], "plain", "Whether fine-tuning helped is not told"),
+        ([], "plain", "Whether fine-tuning helped is not told"),
+    ],
+)
+def test_page_verdict_and_short_figures_cope_with_baselines_left_out(left: list[str], tone: str, words: str) -> None:
+    figures = result(195, 160)
+    for part in ("baselines", "compared"):
+        figures[part]["from_scratch"] = figures[part]["frozen_features"]
+        figures[part] = {name: figures[part][name] for name in left if name in figures[part]}
+    assert evaluation_report.verdict(figures)[0] == tone
+    assert words in evaluation_report.verdict(figures)[1]
+    page = evaluation_report.build(CLASSES, figures, [], [], [], None)
+    for name, said in baselines.NAMES.items():
+        assert (f"<td>{said}</td>" in page) == (name in left)
+    assert ("compared with no other network" in page) == (not figures["compared"])
+    short = metrics.headline(figures)
+    assert set(short["baselines"]) == set(left)
+    assert set(short["gain_over"]) == set(left) - {"majority_class"}
 
 
 def test_the_page_shows_the_figures_and_escapes_labels() -> None:
@@ -156,7 +181,8 @@ def test_explained_pictures_stand_beside_their_maps() -> None:
     assert 'class="gallery abreast-3"' not in evaluation_report.build(CLASSES, result(200, 200), [], [], [], only_right)
 
 
-def test_the_card_holds_every_fact_and_no_label_breaks_its_tables() -> None:
+@pytest.mark.parametrize("temperature", [None, 1.25])
+def test_the_card_holds_every_fact_and_no_label_breaks_its_tables(temperature: float | None) -> None:
     figures = result(180, 150)
     counts = {"train": 50, "val": 20, "test": 200}
     card = model_card.write(
@@ -177,6 +203,7 @@ def test_the_card_holds_every_fact_and_no_label_breaks_its_tables() -> None:
         training={
             "settings": {"fine_tune_at": 12, "head": {"epochs": 7}},
             "device": "CPU",
+            "precision": "float32",
             "phases": {
                 "head": {
                     "epochs": 7,
@@ -188,7 +215,7 @@ def test_the_card_holds_every_fact_and_no_label_breaks_its_tables() -> None:
             },
         },
         metrics=figures,
-        certificate={"litert": certificate.compare("litert", np.eye(2), np.eye(2) * 0.9, 1_500_000)},
+        certificate={"litert": certificate.compare("litert", np.eye(2), np.eye(2) * 0.9, 1_500_000, temperature)},
         hashes={"model.keras": "abc123"},
         versions={"keras": "3.0"},
     )
@@ -207,5 +234,6 @@ def test_the_card_holds_every_fact_and_no_label_breaks_its_tables() -> None:
         "&#60;b&#62;cat&#60;/b&#62;: 25, dog&#124;&#91;wolf&#93;(x): 25",
     ):
         assert fact in card
+    assert ("Their logits are divided by 1.25, " in card) == (temperature is not None) == ("temperature" in card)
     tables = [line for line in card.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in tables)

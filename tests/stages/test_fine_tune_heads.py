@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,7 +39,8 @@ def test_a_sigmoid_trained_on_mixed_batches_gives_two_probabilities_everywhere(
     from stages.store.features import FeatureReader
 
     features = extracted(tmp_path / "feature_extract", ["cat", "dog"])
-    settings: dict[str, Any] = {"activation": "sigmoid", "mixup": 0.4, "cutmix": 1.0}
+    # In bfloat16, too: what is saved has to be float32 whatever it was trained in.
+    settings: dict[str, Any] = {"activation": "sigmoid", "mixup": 0.4, "cutmix": 1.0, "precision": "mixed_bfloat16"}
     # The made-up activations and pooled features do not belong together: phase 2 has to learn from the beginning.
     phases = {"head": {"epochs": 2, "learning_rate": 0.003}, "tail": {"epochs": 12, "learning_rate": 0.003}}
     work = Workspace(tmp_path / "project", features, False, **settings, **phases)
@@ -46,7 +48,11 @@ def test_a_sigmoid_trained_on_mixed_batches_gives_two_probabilities_everywhere(
     out = work.folder / "data/fine_tune"
     record = json.loads((out / "training.json").read_text())
     assert {name: record["settings"][name] for name in settings} == settings
+    assert record["precision"] == "mixed_bfloat16"
     assert record["phases"]["tail"]["val_accuracy"] > 0.8
+    for name in ("model.keras", "frozen_head.keras"):
+        with zipfile.ZipFile(out / name) as parts:
+            assert b"float16" not in parts.read("config.json")
     model = models.load(out / "model.keras")  # in safe mode
     batch = np.stack(list(PIXELS.values())).astype(np.float32)
     expected = np.asarray(model(batch, training=False))

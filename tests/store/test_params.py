@@ -90,6 +90,21 @@ def test_rules_between_blocks(tmp_path: Path) -> None:
     assert "split.val_fraction: with test_fraction it takes 0.9" in message
 
 
+def test_a_baseline_that_is_not_trained_cannot_be_asked_for(tmp_path: Path) -> None:
+    asked = LEGAL.replace("evaluate: {}", "evaluate: {baselines: [majority_class, from_scratch]}")
+    message = problems(tmp_path, asked)
+    assert "1 problem; no stage was started" in message
+    said = "received 'from_scratch', which is not trained: set fine_tune.from_scratch: true, or leave it out"
+    assert f"line 6: evaluate.baselines: {said}" in message
+    trained = asked.replace("fine_tune: {}", "fine_tune: {from_scratch: true}")
+    trained = trained.replace("feature_extract: {}", "feature_extract: {pixels: true}")
+    (tmp_path / "params.yaml").write_text(trained)
+    settings = params.read_all(tmp_path / "params.yaml")["evaluate"]
+    assert settings.model_dump()["baselines"] == ["majority_class", "from_scratch"]
+    message = problems(tmp_path, LEGAL.replace("evaluate: {}", "evaluate: {baselines: [chance]}"))
+    assert "evaluate.baselines.0: received 'chance' (str); must be one of 'majority_class', " in message
+
+
 def test_optimizer_arguments_are_named_as_the_file_has_them(tmp_path: Path) -> None:
     """Not as pydantic does, which adds each type that a value could have had."""
     wrong = (
