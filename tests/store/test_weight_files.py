@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from stages.core.errors import ConfigError, IntegrityError
-from stages.store import hashes, pretrained, weight_files
+from stages.store import hashes, models, pretrained, weight_files
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 KERNEL = "layers/conv2d/vars/0"
