@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from flows import git
 from flows.dvc_door import Door
-from flows.recorded import LOCK, Project, Unknown, Version, md5_of
+from flows.md5 import md5_of
+from flows.recorded import LOCK, Project, Unknown, Version
 from flows.registry import Champion, Registry
 from stages.core import promotion, shared_test, slices
 from stages.core.errors import IntegrityError
@@ -29,6 +30,7 @@ CLASSES = "data/validate/classes.json"
 FACTS_TABLE = "data/validate/facts.parquet"
 EXPORT = "data/export"
 SLICED_BY = ("name", "label", "given_split", "format", "width", "height", "brightness")
+DECIDING = ("validate", "split", "fine_tune", "evaluate", "export")  # stages whose outputs are read, tagged or pushed
 COMMITTED = (LOCK, "dvc.yaml", "params.yaml")
 
 
@@ -39,6 +41,7 @@ def decided(root: Path, project: Project, registry: Registry, terms: Terms, acce
     not committed), "not promoted" or "champion already"; `because` says why in one line.
     """
     here, champion = project.here(), registry.champion()
+    _check(root, list(here.stages))
     challenger = _contender(*(root / path for path in (PREDICTED, SPLIT_TABLE, CLASSES)))
     commit, problem = _committed(root, list(here.stages))
     record: dict[str, Any] = {
@@ -149,6 +152,14 @@ def _same(champion: Mapping[str, Any], challenger: Mapping[str, Any]) -> str | N
     if champion["model_md5"] and champion["model_md5"] == challenger["model_md5"]:
         return f"this network is that of {name}, the champion; only its export differs, which no test can tell apart"
     return None
+
+
+def _check(root: Path, stages: list[str]) -> None:
+    """Raise IntegrityError where what would be compared or tagged is not, byte by byte, what dvc.lock records."""
+    with Door(root) as door:
+        checked = door.inspect([stage for stage in stages if stage in DECIDING], mend=False)
+    if checked.left:
+        raise IntegrityError("\n".join([*checked.lines[:10], "run `graft verify --repair` and `dvc repro`"]))
 
 
 def _committed(root: Path, stages: list[str]) -> tuple[str, str | None]:

@@ -28,7 +28,7 @@ def test_help_names_every_command() -> None:
     modules -= {"contest"}  # what promote decides from
     assert modules == {
         "accept", "add", "backbones", "changes", "check", "drift", "lineage", "memo", "plan", "predict", "promote",
-        "publish", "report",
+        "publish", "report", "verify",
     }  # fmt: skip
     for name in modules:
         assert f" {name} " in done.stdout
