@@ -16,13 +16,12 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from flows import child, rwlock, verified
+from flows import child, rwlock, transfer, verified
 from flows.faults import CheckoutBusy, NotIntact, Refused, WrongRequest
 from flows.intact import Damage, Inspection, refuse
 from flows.redact import redact
@@ -272,17 +271,32 @@ class Door:
         Raises NotIntact, with nothing uploaded, where one is damaged here and has no good copy.
         """
         refuse(self._look(self._recorded_outs(paths), remote), f"nothing was pushed to {remote!r}")
-        with _travelling("push to", remote):
-            targets = [self._target(path) for path in paths]
-            return int(self._patiently(lambda: self._repo.push(targets=targets, remote=remote)))
+        self.remote_address(remote)
+        return transfer.run(self.root, "push", remote, [self._target(path) for path in paths], self._patience)
 
     def pull(self, paths: list[str], remote: str) -> None:
         """Fetch stages' outputs, or parts of them, from a DVC remote and put them in place, over what is there."""
+        from dvc.exceptions import DvcException
+
         # What is in the cache already would be believed; damaged, it goes and is fetched like the rest.
-        self._look(self._recorded_outs(paths), remote)
-        with _travelling("pull from", remote):
-            targets = [self._target(path) for path in paths]
-            self._patiently(lambda: self._repo.pull(targets=targets, remote=remote, force=True))
+        outs = self._recorded_outs(paths)
+        self._look(outs, remote)
+        self.remote_address(remote)
+        targets = [self._target(path) for path in paths]
+        transfer.run(self.root, "fetch", remote, targets, self._patience)
+        # Putting in place begins with taking away what is there.
+        stages = {stage.name for stage in self._stages()}
+        gone = Inspection(self._repo).missing(outs, [] if stages & set(paths) else paths)
+        if gone:
+            more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
+            raise Refused(
+                f"cannot fetch from the DVC remote {remote!r}: it does not have {', '.join(gone[:3])}{more}, or not "
+                "whole; push them again where they were made"
+            )
+        try:
+            self._patiently(lambda: self._repo.checkout(targets=targets, force=True))
+        except (DvcException, OSError) as error:
+            raise Refused(f"cannot put {', '.join(paths)} in place: {transfer.whole(error)}") from None
 
     def inspect(self, stages: Iterable[str] = (), mend: bool = True) -> Inspected:
         """Hash all that dvc.lock records of the stages' outputs (all without any), in DVC's cache and in the workspace.
@@ -413,21 +427,11 @@ class Door:
         try:
             return self._patiently(question)
         except DvcException as error:
-            raise WrongRequest(f"DVC cannot read the project: {_whole(error)}") from None
+            raise WrongRequest(f"DVC cannot read the project: {transfer.whole(error)}") from None
 
     def _patiently(self, action: Callable[[], T]) -> T:
-        """Do it, again while another DVC process holds the repository or the files; CheckoutBusy after patience."""
-        from dvc.lock import LockError
-
-        deadline = time.monotonic() + self._patience
-        while True:
-            try:
-                return action()
-            except LockError as error:
-                # DVC itself tries for 3 s each time.
-                if time.monotonic() >= deadline:
-                    raise CheckoutBusy(f"{error}; waited {self._patience:g} s. Run again when it has ended") from None
-            time.sleep(1.0)
+        answer: T = transfer.patiently(action, self._patience)
+        return answer
 
     def _stages(self) -> list[PipelineStage]:
         """The stages of dvc.yaml; data added with `dvc add` is in DVC's index too, but is no stage with a name."""
@@ -441,23 +445,3 @@ class Door:
                 return stage
         known = ", ".join(sorted(stage.name for stage in self._stages()))
         raise WrongRequest(f"dvc.yaml has no stage {name!r}; it has {known}")
-
-
-@contextmanager
-def _travelling(what: str, remote: str) -> Iterator[None]:
-    """Errors of a remote as ours, naming it and what to look at."""
-    from dvc.exceptions import DvcException
-
-    try:
-        yield
-    except (DvcException, OSError) as error:
-        raise Refused(
-            f"cannot {what} the DVC remote {remote!r}: {_whole(error)}. Look at `dvc remote list` and whether it can "
-            "be reached; then run again"
-        ) from None
-
-
-def _whole(error: BaseException) -> str:
-    """An error with what caused it: DVC says the useful half in the cause."""
-    cause = error.__cause__
-    return redact(f"{error} ({cause})" if cause and str(cause) not in str(error) else str(error))

@@ -8,6 +8,7 @@ and ctime and hashed again when one of them differs; `thorough` hashes always, t
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,7 @@ from flows.md5 import listing_bytes, md5_of
 MEMORY = Path(".graft/verified.json")
 THREADS = 4  # hashing leaves Python's lock to others
 PROTECTED = 0o444
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,22 @@ class Inspection:
         if self._memory != before:
             self._remember()
         return found
+
+    def missing(self, outs: Iterable[Mapping[str, Any]], parts: Iterable[str] = ()) -> list[str]:
+        """Which files of outputs the cache does not have, by path; of `parts` of them alone, where any are given."""
+        wanted = list(parts)
+        gone: list[str] = []
+        for out in outs:
+            path, md5 = str(out["path"]), str(out.get("md5") or "")
+            if out.get("hash") != "md5" or not md5:
+                continue
+            place = self._object(md5)
+            if not place.is_file():
+                gone.append(path)
+            elif md5.endswith(".dir"):
+                inside = {f"{path}/{one['relpath']}": one["md5"] for one in json.loads(place.read_bytes())}
+                gone += [name for name, one in inside.items() if not self._object(one).is_file() and _in(name, wanted)]
+        return gone
 
     def _listing(self, path: str, md5: str) -> tuple[dict[str, str], list[Damage]]:
         """MD5 by path inside a folder, as the cache's object says; empty where there is none that is whole."""
@@ -179,8 +197,6 @@ class Inspection:
 
     def _from_remote(self, md5: str) -> str | None:
         """Fetch one object into the cache; None where there is no remote, or it does not have it whole."""
-        from dvc.exceptions import DvcException
-
         if not self._remote:
             return None
         partial = self._partial(self._object(md5))
@@ -191,8 +207,8 @@ class Inspection:
                 partial.chmod(PROTECTED)
                 partial.replace(self._object(md5))
                 return f"the remote {self._remote!r}"
-        except (DvcException, OSError):
-            pass  # no good copy there, for now
+        except Exception:  # each kind of remote has its own; whatever it is, there is no good copy there for now
+            log.debug("no good copy of %s in %s", md5, self._remote, exc_info=True)
         finally:
             partial.unlink(missing_ok=True)
         return None
@@ -250,6 +266,10 @@ def refuse(damage: Iterable[Damage], what: str) -> None:
     if left:
         more = f"\nand {len(left) - 10} more" if len(left) > 10 else ""
         raise NotIntact("\n".join([f"{what}:", *left[:10]]) + f"{more}\nRun `dvc repro` to make them again")
+
+
+def _in(path: str, parts: list[str]) -> bool:
+    return not parts or any(f"{path}/".startswith(f"{part}/") for part in parts)
 
 
 def _umask() -> int:

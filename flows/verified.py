@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 # DVC takes a remote object's name for its content unless told to hash what arrives.
 VERIFIED = {"verify": True}
-# Seconds of silence; the libraries try again a few times before they give up. DVC refuses keys of other kinds of
-# remotes, so only these two get theirs.
-PATIENCE = {"connect_timeout": 10, "read_timeout": 30}
+# Seconds of silence; the libraries then try again, S3's up to 25 times. DVC refuses keys that a kind of remote does not
+# have, so others get none; flows/transfer.py sets an end to all.
+PATIENCE = {"connect_timeout": 10, "read_timeout": 20}
 PATIENT = ("s3", "http", "https", "webdav", "webdavs")
 
 

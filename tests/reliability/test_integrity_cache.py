@@ -176,7 +176,7 @@ def test_a_flipped_object_of_the_remote_is_refused(toy: Toy, tmp_path: Path) -> 
         flip(stored(tmp_path, md5))
         place(toy, md5).unlink()
         (toy.folder / "data/export/out.txt").unlink()
-        with pytest.raises(Exception, match="cannot pull from the DVC remote 'store'"):
+        with pytest.raises(Exception, match="cannot fetch from the DVC remote 'store'"):
             door.pull(["export"], "store")
         assert not place(toy, md5).exists()
         assert not (toy.folder / "data/export/out.txt").exists()
