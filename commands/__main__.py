@@ -22,6 +22,7 @@ from commands import (
     promote,
     publish,
     report,
+    verify,
 )
 from stages.core.errors import EnvironmentFault, GraftError
 
@@ -44,6 +45,7 @@ app.command()(predict.predict)
 app.command()(promote.promote)
 app.command()(publish.publish)
 app.command()(report.report)
+app.command()(verify.verify)
 
 
 def main() -> None:

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stages.core.errors import Busy, ConfigError, EnvironmentFault
+from stages.core.errors import Busy, ConfigError, EnvironmentFault, IntegrityError
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -60,15 +60,27 @@ def add(
 
 
 def _push(repo: Repo) -> int:
-    """How many objects were new to the remote. Raises EnvironmentFault."""
+    """How many objects were new to the remote. Raises IntegrityError, with nothing pushed, EnvironmentFault."""
     from dvc.exceptions import DvcException
 
+    from flows.faults import NotIntact
+    from flows.intact import Inspection, refuse
+
     try:
+        outs = [{"path": out.def_path, **out.hash_info.to_dict(), "hash": "md5"} for out in _download(repo).outs]
+        refuse(Inspection(repo).look(outs), "packed and recorded, but not pushed")
         return int(repo.push(targets=["download"]))
+    except NotIntact as error:
+        raise IntegrityError(str(error)) from error
     except (DvcException, OSError) as error:
         raise EnvironmentFault(
             f"packed and recorded, but not pushed ({error}); look at `dvc remote list` and run `graft add --push` again"
         ) from error
+
+
+def _download(repo: Repo) -> Any:
+    (stage,) = repo.stage.collect("download")
+    return stage
 
 
 @contextmanager
@@ -95,12 +107,13 @@ def _project() -> Iterator[Repo]:
     from dvc.repo import Repo
     from dvc.rwlock import rwlock
 
+    from flows import verified
     from flows.rwlock import mend
 
     try:
         mend(Path.cwd())  # a killed process may have left DVC's list of locks cut off
-        with Repo(".", _wait_for_lock=True) as repo:
-            (stage,) = repo.stage.collect("download")
+        with Repo(".", _wait_for_lock=True, config=verified.settings(Path.cwd())) as repo:
+            stage = _download(repo)
             outs, deps = ([one.fs_path for one in some] for some in (stage.outs, stage.deps))
             hardlink = repo.config["core"].get("hardlink_lock", False)
             # Under the name DVC gives this process, for it takes the lock once more when it commits the stage.

@@ -47,7 +47,8 @@ def predict(
 ) -> None:
     """Name the class of each image. A file that cannot be read is reported and the rest go on.
 
-    Exit 2 where a path or the model does not exist, 3 where no file could be classified.
+    Exit 2 where a path or the model does not exist, 3 where no file could be classified, 4 where the model's files are
+    not those that its certificate.json names.
     """
     if as_json and as_csv:
         raise ConfigError("--json and --csv: received both; choose one")
@@ -93,8 +94,9 @@ def classified(files: list[Path], model: Path, format_: str) -> Iterator[dict[st
     import numpy as np
 
     from stages.core import images
-    from stages.store import process, runtimes
+    from stages.store import exported_files, process, runtimes
 
+    exported_files.check(model, format_)
     labels = (model / "labels.txt").read_text(encoding="utf-8").split("\n")[:-1]
     runtime = runtimes.opened(format_, model)
     if len(labels) != runtime.classes:

@@ -101,6 +101,7 @@ def decided(root: Path, project: Project, registry: Registry, terms: Terms, acce
     from stages.store import contenders, hashes
 
     here, champion = project.here(), registry.champion()
+    contest.check(root, list(here.stages))
     challenger = contenders.read(*(root / path for path in (contest.PREDICTED, contest.SPLIT_TABLE, contest.CLASSES)))
     commit, problem = contest.committed(root, list(here.stages))
     record: dict[str, Any] = {

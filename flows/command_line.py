@@ -32,6 +32,7 @@ def main(pipeline: Flow[..., State[Any]]) -> None:
         gpu_pool=asked.gpu_pool,
         gpu_remote=asked.gpu_remote,
         promote=asked.promote,
+        verify=asked.verify,
         return_state=True,
     )
     sys.exit(exit_code(state))
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--promote", choices=["off", "decide", "promote"], default="off", help="what `graft promote` does after export"
     )
+    parser.add_argument("--verify", action="store_true", help="hash every recorded output first")
     return parser
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from flows import git
 from flows.dvc_door import Door
-from flows.recorded import LOCK, Project, Unknown, Version, md5_of
+from flows.faults import NotIntact
+from flows.md5 import md5_of
+from flows.recorded import LOCK, Project, Unknown, Version
 from flows.registry import Champion
 
 MODEL = "data/fine_tune/model.keras"
@@ -17,7 +19,16 @@ SPLIT_TABLE = "data/split/split.parquet"
 CLASSES = "data/validate/classes.json"
 FACTS_TABLE = "data/validate/facts.parquet"
 EXPORT = "data/export"
+DECIDING = ("validate", "split", "fine_tune", "evaluate", "export")  # stages whose outputs are read, tagged or pushed
 COMMITTED = (LOCK, "dvc.yaml", "params.yaml")
+
+
+def check(root: Path, stages: list[str]) -> None:
+    """Raise NotIntact where what would be compared or tagged is not, byte by byte, what dvc.lock records."""
+    with Door(root) as door:
+        checked = door.inspect([stage for stage in stages if stage in DECIDING], mend=False)
+    if checked.left:
+        raise NotIntact("\n".join([*checked.lines[:10], "run `graft verify --repair` and `dvc repro`"]))
 
 
 def files(project: Project, version: Version) -> tuple[Path, Path, Path]:

@@ -16,13 +16,14 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from flows import child, containment, lock_file, rwlock
+from flows import child, containment, lock_file, rwlock, transfer, verified
 from flows.faults import CheckoutBusy, NotIntact, Refused, WrongRequest
+from flows.intact import Damage, Inspection, refuse
 from flows.redact import redact
 
 if TYPE_CHECKING:
@@ -50,6 +51,16 @@ T = TypeVar("T")
 Outcome = Literal["Unchanged", "Restored", "Completed"]
 
 
+@dataclass(frozen=True)
+class Inspected:
+    """What `Door.inspect` found: a line for each damaged file, how many were not mended, objects and bytes hashed."""
+
+    lines: list[str]
+    left: int
+    objects: int
+    hashed: int
+
+
 class StageFailed(Exception):
     """A stage's command, or DVC around it, failed. `exit_code` is the stage's own where it had one."""
 
@@ -68,23 +79,17 @@ class Door:
         `patience` is how long, in seconds, to wait for files that another DVC process uses. Raises
         WrongRequest where there is no project.
         """
-        from dvc.config import Config
         from dvc.exceptions import DvcException
-        from dvc.repo import Repo
 
         # What DVC says of its own accord goes to nobody: it would print over the run's log.
         logger = logging.getLogger("dvc")
         logger.handlers, logger.propagate = [logging.NullHandler()], False
         self.root, self._patience = root, patience
+        self.damage: list[Damage] = []  # found since the last stage was reproduced
         try:
             rwlock.mend(root)
             lock_file.mend(root)
-            # Not a Repo, which takes several times as long to open.
-            folder = Repo.find_dvc_dir(str(root))
-            remotes = Config(folder, local_dvc_dir=folder)["remote"]
-            # DVC takes a remote object's name for its content unless told to hash what arrives.
-            verified = {name: {**settings, "verify": True} for name, settings in remotes.items()}
-            self._repo: Repo = Repo(str(root), config={"remote": verified})
+            self._repo: Repo = verified.project(root)
         except DvcException as error:
             raise WrongRequest(f"{root}: {error}; start in the project's folder") from None
 
@@ -152,11 +157,13 @@ class Door:
         return reasons
 
     def restorable(self, stage: str) -> bool:
-        """Whether DVC's run cache holds this stage's outputs for exactly its present inputs."""
+        """Whether DVC's run cache holds this stage's outputs for exactly its present inputs, and holds them whole."""
+        return self._restorable(stage, self._asked(stage))
+
+    def _restorable(self, stage: str, asked: PipelineStage) -> bool:
         from dvc.stage.cache import RunCacheNotFoundError
         from dvc_data.hashfile.hash_info import HashInfo
 
-        asked = self._asked(stage)
         if any(not reason.startswith(OUTPUT) for reason in self.stale(stage)):
             # Without hashes of outputs DVC looks its run cache up; with them it would take dvc.lock's word for them.
             for output in asked.outs:
@@ -167,7 +174,15 @@ class Door:
                 self._repo.stage_cache.restore(asked, dry=True)
         except RunCacheNotFoundError:
             return False
-        return True
+        return not any(one.mended_from is None for one in self._look(self._kept_for(asked)))
+
+    def _kept_for(self, asked: PipelineStage) -> list[dict[str, Any]]:
+        """The outputs that a restorable stage would get, as dvc.lock would list them."""
+        from dvc.stage.serialize import to_single_stage_lockfile
+
+        complete = all(output.hash_info for output in asked.outs)
+        kept = to_single_stage_lockfile(asked) if complete else self._repo.stage_cache._load(asked)
+        return list((kept or {}).get("outs", []))
 
     def inputs_key(self, stage: str) -> str:
         """SHA-256 (hex) over all that decides the stage's outputs: command, parameters, content of dependencies."""
@@ -181,9 +196,15 @@ class Door:
         """`dvc repro -s` in a child process; its lines go to `on_line`.
 
         Raises StageFailed with the stage's exit code and last lines; exit 6 means that another DVC
-        process still held its files when patience ended.
+        process still held its files when patience ended. What DVC would restore is hashed first: DVC itself
+        would put damaged bytes in place.
         """
         self._check_places()
+        if not force:
+            self.restorable(stage)
+            for damage in self.damage:
+                on_line(f"{stage}: {damage}")
+            self.damage.clear()
         command = [
             sys.executable,
             "-m",
@@ -247,17 +268,68 @@ class Door:
         return str(known[remote]["url"])
 
     def push(self, paths: list[str], remote: str) -> int:
-        """Upload stages' outputs, or parts of them, to a DVC remote; returns how many objects were new there."""
-        with _travelling("push to", remote):
-            targets = [self._target(path) for path in paths]
-            return int(self._patiently(lambda: self._repo.push(targets=targets, remote=remote)))
+        """Upload stages' outputs, or parts of them, to a DVC remote; returns how many objects were new there.
+
+        Raises NotIntact, with nothing uploaded, where one is damaged here and has no good copy.
+        """
+        refuse(self._look(self._recorded_outs(paths), remote), f"nothing was pushed to {remote!r}")
+        self.remote_address(remote)
+        return transfer.run(self.root, "push", remote, [self._target(path) for path in paths], self._patience)
 
     def pull(self, paths: list[str], remote: str) -> None:
         """Fetch stages' outputs, or parts of them, from a DVC remote and put them in place, over what is there."""
         self._check_places()
-        with _travelling("pull from", remote):
-            targets = [self._target(path) for path in paths]
-            self._patiently(lambda: self._repo.pull(targets=targets, remote=remote, force=True))
+        from dvc.exceptions import DvcException
+
+        # What is in the cache already would be believed; damaged, it goes and is fetched like the rest.
+        outs = self._recorded_outs(paths)
+        self._look(outs, remote)
+        self.remote_address(remote)
+        targets = [self._target(path) for path in paths]
+        transfer.run(self.root, "fetch", remote, targets, self._patience)
+        # Putting in place begins with taking away what is there.
+        stages = {stage.name for stage in self._stages()}
+        gone = Inspection(self._repo).missing(outs, [] if stages & set(paths) else paths)
+        if gone:
+            more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
+            raise Refused(
+                f"cannot fetch from the DVC remote {remote!r}: it does not have {', '.join(gone[:3])}{more}, or not "
+                "whole; push them again where they were made"
+            )
+        try:
+            self._patiently(lambda: self._repo.checkout(targets=targets, force=True))
+        except (DvcException, OSError) as error:
+            raise Refused(f"cannot put {', '.join(paths)} in place: {transfer.whole(error)}") from None
+
+    def inspect(self, stages: Iterable[str] = (), mend: bool = True) -> Inspected:
+        """Hash all that dvc.lock records of the stages' outputs (all without any), in DVC's cache and in the workspace.
+
+        `mend` replaces damage by good copies, and removes what has none. Raises WrongRequest for an unknown stage.
+        """
+        lock = self._lock()
+        unknown = sorted(set(stages) - lock.keys())
+        if unknown:
+            raise WrongRequest(f"dvc.lock has no stage {', '.join(unknown)}; it has {', '.join(lock) or 'none'}")
+        looked = Inspection(self._repo, thorough=True, mend=mend)
+        damage = looked.look(out for stage in (set(stages) or lock) for out in lock[stage].get("outs", []))
+        left = sum(one.mended_from is None for one in damage)
+        return Inspected([str(one) for one in damage], left, looked.objects, looked.hashed)
+
+    def _look(self, outs: Iterable[Mapping[str, Any]], remote: str | None = None) -> list[Damage]:
+        found = Inspection(self._repo, remote=remote).look(outs)
+        self.damage += found
+        return found
+
+    def _recorded_outs(self, paths: Iterable[str]) -> list[dict[str, Any]]:
+        """What dvc.lock records of stages' outputs, by stage or by path; whole outputs, also for parts of one."""
+        lock = self._lock()
+        outs = [(stage, out) for stage, entry in lock.items() for out in entry.get("outs", [])]
+        wanted = set(paths)
+        return [
+            out
+            for stage, out in outs
+            if stage in wanted or any(f"{path}/".startswith(f"{out['path']}/") for path in wanted)
+        ]
 
     def lock_text(self) -> str:
         """dvc.lock as it stands."""
@@ -266,9 +338,12 @@ class Door:
 
     def lock_entry(self, stage: str) -> dict[str, Any]:
         """What dvc.lock records of one stage: cmd, deps, params, outs. Empty where it never ran."""
+        return dict(self._lock().get(stage, {}))
+
+    def _lock(self) -> dict[str, dict[str, Any]]:
         from dvc.utils.serialize import load_yaml
 
-        return dict(load_yaml(str(self.root / "dvc.lock")).get("stages", {}).get(stage, {})) if self.lock_text() else {}
+        return dict(load_yaml(str(self.root / "dvc.lock")).get("stages", {})) if self.lock_text() else {}
 
     def put_lock_entry(self, stage: str, entry: dict[str, Any]) -> None:
         """Write one stage's record into dvc.lock the way DVC writes it; an empty one removes it."""
@@ -358,21 +433,11 @@ class Door:
             if lock_file.mend(self.root, thoroughly=True):
                 self._repo._reset()
                 return self._ask(question)
-            raise WrongRequest(f"DVC cannot read the project: {_whole(error)}") from None
+            raise WrongRequest(f"DVC cannot read the project: {transfer.whole(error)}") from None
 
     def _patiently(self, action: Callable[[], T]) -> T:
-        """Do it, again while another DVC process holds the repository or the files; CheckoutBusy after patience."""
-        from dvc.lock import LockError
-
-        deadline = time.monotonic() + self._patience
-        while True:
-            try:
-                return action()
-            except LockError as error:
-                # DVC itself tries for 3 s each time.
-                if time.monotonic() >= deadline:
-                    raise CheckoutBusy(f"{error}; waited {self._patience:g} s. Run again when it has ended") from None
-            time.sleep(1.0)
+        answer: T = transfer.patiently(action, self._patience)
+        return answer
 
     def _stages(self) -> list[PipelineStage]:
         """The stages of dvc.yaml; data added with `dvc add` is in DVC's index too, but is no stage with a name."""
@@ -390,23 +455,3 @@ class Door:
                 return stage
         known = ", ".join(sorted(stage.name for stage in self._stages()))
         raise WrongRequest(f"dvc.yaml has no stage {name!r}; it has {known}")
-
-
-@contextmanager
-def _travelling(what: str, remote: str) -> Iterator[None]:
-    """Errors of a remote as ours, naming it and what to look at."""
-    from dvc.exceptions import DvcException
-
-    try:
-        yield
-    except (DvcException, OSError) as error:
-        raise Refused(
-            f"cannot {what} the DVC remote {remote!r}: {_whole(error)}. Look at `dvc remote list` and whether it can "
-            "be reached; then run again"
-        ) from None
-
-
-def _whole(error: BaseException) -> str:
-    """An error with what caused it: DVC says the useful half in the cause."""
-    cause = error.__cause__
-    return redact(f"{error} ({cause})" if cause and str(cause) not in str(error) else str(error))

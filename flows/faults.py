@@ -20,7 +20,7 @@ class WrongRequest(Refused):
 
 
 class NotIntact(Refused):
-    """What came back from another machine is not what was asked for."""
+    """Bytes are not what was recorded: in DVC's cache, or as they came back from another machine."""
 
     exit_code = 4
     name = "NotIntact"

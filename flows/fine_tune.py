@@ -16,7 +16,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import BaseModel
 
-from flows import checkout, git, heartbeat
+from flows import checkout, fence, git, heartbeat
 from flows.dvc_door import Door, Outcome, StageFailed
 from flows.faults import Refused, WrongRequest
 from flows.gpu import RESULT
@@ -62,7 +62,9 @@ def fine_tune(
     """
     try:
         with heartbeat.beating():
+            fence.check()  # a worker that was cut off between its claim and now
             made = _run(stage, force, shared_checkout, hop)
+            fence.check()
         # As an artifact, because results of runs do not travel between machines without a shared file system.
         Artifact(key=RESULT, type="json", data=made, description=f"{stage} on {made['host']}").create()
         return Completed(name=made["outcome"], message=f"on {made['host']}, {made['device'] or 'device not recorded'}")
@@ -123,6 +125,7 @@ def _in_own_clone(stage: str, force: bool, hop: Hop) -> Outcome:
             log.info("%s: pulling %s from %s", stage, ", ".join(inputs), hop.remote)
             door.pull(inputs, hop.remote)
             outcome = run_here(door, stage, force)
+            fence.check()
             log.info("%s: pushed %d objects to %s", stage, door.push([stage], hop.remote), hop.remote)
         return outcome
 

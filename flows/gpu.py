@@ -33,7 +33,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.states import Cancelling, Crashed
 
-from flows import checkout, git, heartbeat
+from flows import checkout, fence, git, heartbeat
 from flows.dvc_door import Outcome, StageFailed
 from flows.faults import NotIntact, NoWorker, Refused, WrongRequest
 from flows.liveness import RunAlive, WorkersAlive
@@ -95,7 +95,9 @@ def _run_on_worker(client: SyncPrefectClient, run: Run, pool: GpuPool, stage: st
     key = f"{stage}:{what[:32]}"
     # A forced run is a new one by definition.
     former = None if run.force else _former(client, key)
-    if former and former.state and (not former.state.is_final() or (former.state.is_completed() and pool.remote)):
+    given_up = former is not None and fence.GIVEN_UP in former.tags
+    takable = pool.remote and not given_up
+    if former and former.state and (not former.state.is_final() or (former.state.is_completed() and takable)):
         log.info("%s: joining worker run %s, which has the same inputs", stage, former.name)
         try:
             state = _wait(client, pool, stage, former)
@@ -307,8 +309,10 @@ def _result(client: SyncPrefectClient, started: FlowRun) -> dict[str, Any]:
 
 def _set_state(client: SyncPrefectClient, started: FlowRun, state: State[Any]) -> None:
     """Move the worker's run to a state; one that has ended keeps its own."""
-    now = client.read_flow_run(started.id).state
+    found = client.read_flow_run(started.id)
+    now = found.state
     if now is not None and not now.is_final():
+        fence.give_up(client, found)
         # A run that nobody has claimed has no process to stop.
         force = now.is_scheduled() or state.is_crashed()
         end = State(type=StateType.CANCELLED, name="Cancelled", message=state.message) if now.is_scheduled() else state

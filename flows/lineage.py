@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows.recorded import LOCK, Entry, NotFound, Project, Unknown, Version, first, md5_of, opened, within
+from flows.md5 import md5_of
+from flows.recorded import LOCK, Entry, NotFound, Project, Unknown, Version, first, opened, within
 
 
 class Lineage:

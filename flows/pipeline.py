@@ -47,6 +47,7 @@ def pipeline(
     gpu_pool: str | None = None,
     gpu_remote: str | None = None,
     promote: promotion.Mode = "off",
+    verify: bool = False,
 ) -> State[Any]:
     """Run the pipeline on this checkout.
 
@@ -64,10 +65,15 @@ def pipeline(
         promote: after export, "decide" shows whether the model should replace the champion, "promote" tags
             it, too, where it is committed (`graft promote`), as each run with `overrides` or `ref` is; neither
             fails the run.
+        verify: hash every recorded output first, where DVC goes by inode, mtime and size; damage is replaced
+            by a good copy or made again.
     """
     pool = GpuPool(gpu_pool, gpu_remote) if gpu_pool else None
     try:
-        with heartbeat.beating(), _opened(targets or STAGES, force, overrides or {}, ref, wait, pool) as (run, tree):
+        with (
+            heartbeat.beating(),
+            _opened(targets or STAGES, force, overrides or {}, ref, wait, pool, verify) as (run, tree),
+        ):
             download(run)
             validate(run)
             split(run)
@@ -84,7 +90,13 @@ def pipeline(
 
 @contextmanager
 def _opened(
-    targets: Sequence[str], force: bool, overrides: dict[str, Any], ref: str | None, wait: float, pool: GpuPool | None
+    targets: Sequence[str],
+    force: bool,
+    overrides: dict[str, Any],
+    ref: str | None,
+    wait: float,
+    pool: GpuPool | None,
+    verify: bool,
 ) -> Iterator[tuple[Run, checkout.Tree]]:
     """Hold the checkout, choose the files to work on, show the plan; afterwards clear away what a side run needed."""
     root, log = Path.cwd(), get_run_logger()
@@ -97,6 +109,8 @@ def _opened(
         with Door(tree.root, wait) as door:
             # A tree of another commit is to show what that commit's own listing names.
             added = None if tree.branch else listing.take_in(door, log.info)
+            for line in door.inspect().lines if verify else ():
+                log.warning("%s", line)
             artifacts.show_plan(door, targets, force)
             run = Run(root, door, door.with_upstream(targets), force, pool, added)
             yield run, tree

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows import git
+from flows import git, verified
 from flows.faults import NotIntact, Refused
+from flows.intact import Inspection, refuse
 from flows.markdown import printable
+from flows.md5 import md5_of, md5_of_listing
 from flows.redact import redact
 
 LOCK = "dvc.lock"
 HERE = "in the working tree, not committed"
-BLOCK = 2**20
 
 
 class Unknown(Exception):
@@ -59,10 +60,9 @@ def first(versions: list[Version], stage: str, version: Version) -> Entry:
 def opened(root: Path) -> Iterator[Project]:
     """The project that holds `root`. Raises Unknown where there is none."""
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
     try:
-        repo = Repo(str(root))
+        repo = verified.project(root)
     except DvcException as error:
         raise Unknown(f"{root}: {error}; start in the project's folder") from error
     with repo:
@@ -114,7 +114,8 @@ class Project:
             return {"": md5}
         if md5 not in self._listings:
             path = self._object(md5)
-            entries = json.loads(path.read_bytes()) if path.is_file() else None
+            whole = path.is_file() and md5_of(path) == md5.removesuffix(".dir")
+            entries = json.loads(path.read_bytes()) if whole else None
             self._listings[md5] = None if entries is None else {one["relpath"]: one["md5"] for one in entries}
         return self._listings[md5]
 
@@ -130,7 +131,7 @@ class Project:
             return listing.get(inside) == md5
         below = {name.removeprefix(f"{inside}/"): one for name, one in listing.items() if name.startswith(f"{inside}/")}
         wanted = self.listing({"md5": md5})
-        return _dir_md5(below) == md5 if wanted is None else below == wanted
+        return md5_of_listing(below) == md5 if wanted is None else below == wanted
 
     def content(self, lock: dict[str, Any], path: str) -> Path | None:
         """The cached file that a stage's entry records at `path`; None where it is not in the cache."""
@@ -165,6 +166,8 @@ class Project:
         lock = version.stages.get(stage, {})
         if not any(within(path, out["path"]) for out in lock.get("outs", [])):
             raise Unknown(f"{LOCK} {version.recorded}: {stage} wrote no {path}")
+        # A damaged object goes, so that a good one can be fetched.
+        Inspection(self._repo).look(out for out in lock["outs"] if within(path, out["path"]))
         found = self.content(lock, path)
         why = ""
         if found is None:
@@ -186,10 +189,13 @@ class Project:
     def push(self, stages: list[str], commit: str) -> int:
         """Upload what stages made, as a commit records it, to DVC's default remote; how many objects were new there.
 
-        Raises Refused.
+        Raises NotIntact, with nothing uploaded, where one is damaged and has no good copy; Refused.
         """
         from dvc.exceptions import DvcException
 
+        here = self.here().stages
+        outs = [out for stage in stages for out in here.get(stage, {}).get("outs", [])]
+        refuse(Inspection(self._repo).look(outs), "nothing was pushed")
         try:
             return int(self._repo.push(targets=stages, revs=[commit], workspace=False))
         except (DvcException, OSError) as error:
@@ -213,17 +219,3 @@ def stages_of(text: str) -> dict[str, dict[str, Any]]:
 
 def within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(f"{folder}/")
-
-
-def _dir_md5(listing: dict[str, str]) -> str:
-    """DVC's name for a folder of these files: the MD5 of its listing as JSON, ordered by path."""
-    entries = [{"md5": md5, "relpath": path} for path, md5 in sorted(listing.items())]
-    return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
-
-
-def md5_of(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -89,7 +89,7 @@ def main() -> str:
 
     tensorflow_runtime.start(threads=2, seed=0)
     # These import Keras, so they wait until TensorFlow has been started.
-    from stages.store import exported, models
+    from stages.store import exported, exported_files, models
 
     log = logging.getLogger(__name__)
     model = models.load(MODEL)
@@ -114,17 +114,17 @@ def main() -> str:
                         raise IntegrityError(f"{path}: {why}")
                     log.warning(why)
                     _remove(path)
-        documents.write(out / "certificate.json", found)
-        (out / "labels.txt").write_text(labels.text(classes), encoding="utf-8")
+        (out / exported_files.LABELS).write_text(labels.text(classes), encoding="utf-8")
+        written = hashes.sha256_of_tree(out)
+        for format_, one in found.items():
+            if one["published"]:
+                one["sha256"] = exported_files.of(format_, written)
+        documents.write(out / exported_files.CERTIFICATE, found)
         digests = {
             "trained images, labels and splits": facts["split"]["digest"],
             "pretrained weights": facts["trunk"]["weights_digest"],
             "evaluated model.keras": hashes.sha256_of_file(MODEL),
-            **{
-                name: digest
-                for name, digest in hashes.sha256_of_tree(out).items()
-                if name not in ("certificate.json", "labels.txt")
-            },
+            **{name: digest for name, digest in written.items() if name != exported_files.LABELS},
         }
         versions = {"python": platform.python_version(), **{name: version(name) for name in NAMED_VERSIONS}}
         card = model_card.write(classes, **facts, certificate=found, hashes=digests, versions=versions)

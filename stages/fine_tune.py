@@ -28,7 +28,7 @@ from stages.core.optimizers import EVERY, OPTIMIZERS, SWITCHES, Optimizer
 from stages.core.parameters import Problem, StageParams
 from stages.core.phase import Phase
 from stages.core.precision import Policy, Precision
-from stages.store import documents, outputs, params, process, tensorflow_runtime
+from stages.store import documents, out_of_memory, outputs, params, process, tensorflow_runtime
 from stages.store.checkpoints import Checkpoints, fingerprint
 from stages.store.features import Examples, FeatureReader
 from stages.store.learning_curves import LearningCurves, Share, shares
@@ -125,8 +125,14 @@ def _below(received: catalogue.Layer, cut_at: catalogue.Layer) -> str:
     )
 
 
+def _largest_batch() -> int:
+    asked = params.read(FineTuneParams)
+    return max(asked.head.batch_size, asked.tail.batch_size)
+
+
+@out_of_memory.again_in_smaller_batches(_largest_batch)
 def main() -> str:
-    settings = params.read(FineTuneParams)
+    settings = out_of_memory.in_parts(params.read(FineTuneParams))
     classes = documents.read(FEATURES / "trunk.json")["classes"]
     if settings.activation == "sigmoid" and len(classes) != 2:
         raise ConfigError(

@@ -10,7 +10,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from stages.core.errors import ConfigError
+from stages.core.errors import ConfigError, IntegrityError
+from stages.store import hashes
 
 EXTRA = "assets.extra"  # the part of a SavedModel folder that is for files of one's own
 
@@ -26,7 +27,7 @@ def versions(folder: Path) -> list[int]:
 def add(saved_model: Path, extra: list[Path], folder: Path, version: int | None) -> Path:
     """Copy a SavedModel, and files beside it, to `folder`/`version`; None is one more than the highest, from 1.
 
-    Raises ConfigError where that version exists.
+    Raises ConfigError where that version exists, IntegrityError where a copy does not have its original's bytes.
     """
     found = versions(folder)
     if version is None:
@@ -42,6 +43,7 @@ def add(saved_model: Path, extra: list[Path], folder: Path, version: int | None)
         (made / EXTRA).mkdir(exist_ok=True)
         for file in extra:
             shutil.copyfile(file, made / EXTRA / file.name)
+        _compare(saved_model, made)
         made.chmod(0o755)
         try:
             made.rename(place)
@@ -53,3 +55,10 @@ def add(saved_model: Path, extra: list[Path], folder: Path, version: int | None)
         shutil.rmtree(made, ignore_errors=True)
         raise
     return place
+
+
+def _compare(original: Path, copy: Path) -> None:
+    copied = hashes.sha256_of_tree(copy)
+    for name, digest in hashes.sha256_of_tree(original).items():
+        if copied.get(name) != digest:
+            raise IntegrityError(f"{original / name}: its copy has other bytes; nothing was published, try again")

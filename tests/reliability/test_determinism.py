@@ -1,0 +1,84 @@
+"""Two clean runs of the real stages, everything around them changed at once: the same dvc.lock.
+
+Changed: folder, its depth, locale, time zone, clock (a day ahead, as the stages see it), user where the tests run as
+root, umask, hash seed, number of visible cores, home, temporary folder. The number of threads is a parameter.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages.store.hashes import sha256_of_tree
+from tests.flows.test_real_pipeline import small
+from tests.test_pipeline import STAGES
+
+pytestmark = pytest.mark.slow
+NOBODY = 65534
+# Put where Python imports it first in every process: time.time and what reads it are a day ahead.
+CLOCK = """
+import time
+_now, _now_ns = time.time, time.time_ns
+time.time = lambda: _now() + 86400.0
+time.time_ns = lambda: _now_ns() + 86400 * 10**9
+"""
+
+
+def other_surroundings(folder: Path) -> dict[str, str]:
+    (folder / "clock").mkdir()
+    (folder / "clock/sitecustomize.py").write_text(CLOCK)
+    for name in ("home", "tmp"):
+        (folder / name).mkdir()
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(folder / "clock"),
+        "LC_ALL": "C.UTF-8" if os.environ.get("LC_ALL") != "C.UTF-8" else "C",
+        "LANG": "tr_TR.UTF-8",
+        "TZ": "Pacific/Kiritimati",
+        "PYTHONHASHSEED": "12345",
+        "HOME": str(folder / "home"),
+        "TMPDIR": str(folder / "tmp"),
+        "DVC_SITE_CACHE_DIR": str(folder / "home/dvc"),
+    }
+
+
+def as_somebody_else(folder: Path) -> list[str]:
+    """A command's beginning that makes it nobody's, in a folder of nobody's; empty where that cannot be."""
+    # Where nobody may not even read this Python, as below /root, the user stays.
+    command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        return []
+    if subprocess.run([*command, sys.executable, "-c", "import dvc"], capture_output=True).returncode:
+        return []
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+    for parent in folder.parents:
+        if parent.stat().st_uid == os.geteuid() and parent != Path("/") and str(parent).startswith("/tmp/"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    return command
+
+
+def test_nothing_around_a_run_changes_its_bytes(tmp_path: Path) -> None:
+    here = small(tmp_path / "here")
+    there = small(tmp_path / "a longer way" / "zu Grüßen" / "there")
+    surroundings = other_surroundings(tmp_path / "a longer way")
+    # Older and in the future: no decision may go by a file's time.
+    for number, picture in enumerate(sorted((there.folder / "data/images").rglob("*.png"))):
+        os.utime(picture, (0, 4_000_000_000 if number % 2 else 1_000_000_000))
+    command = [*as_somebody_else(tmp_path / "a longer way"), sys.executable, "-m", "dvc", "repro"]
+    cores = sorted(os.sched_getaffinity(0))
+    assert here.repro() == STAGES
+    done = subprocess.run(
+        command, cwd=there.folder, env=surroundings, capture_output=True, text=True, timeout=900, umask=0o077,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores[-1:]),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (here.folder / "dvc.lock").read_text() == (there.folder / "dvc.lock").read_text()
+    for folder in ("data/export", "data/fine_tune", "reports"):
+        assert sha256_of_tree(here.folder / folder) == sha256_of_tree(there.folder / folder)
