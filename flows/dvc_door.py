@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from flows import child, rwlock
+from flows import child, rwlock, verified
 from flows.faults import CheckoutBusy, NotIntact, Refused, WrongRequest
 from flows.redact import redact
 
@@ -68,9 +68,7 @@ class Door:
         `patience` is how long, in seconds, to wait for files that another DVC process uses. Raises
         WrongRequest where there is no project.
         """
-        from dvc.config import Config
         from dvc.exceptions import DvcException
-        from dvc.repo import Repo
 
         # What DVC says of its own accord goes to nobody: it would print over the run's log.
         logger = logging.getLogger("dvc")
@@ -78,12 +76,7 @@ class Door:
         self.root, self._patience = root, patience
         try:
             rwlock.mend(root)
-            # Not a Repo, which takes several times as long to open.
-            folder = Repo.find_dvc_dir(str(root))
-            remotes = Config(folder, local_dvc_dir=folder)["remote"]
-            # DVC takes a remote object's name for its content unless told to hash what arrives.
-            verified = {name: {**settings, "verify": True} for name, settings in remotes.items()}
-            self._repo: Repo = Repo(str(root), config={"remote": verified})
+            self._repo: Repo = verified.project(root)
         except DvcException as error:
             raise WrongRequest(f"{root}: {error}; start in the project's folder") from None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows import git
+from flows import git, verified
 from flows.faults import NotIntact, Refused
 from flows.markdown import printable
 from flows.redact import redact
@@ -59,10 +59,9 @@ def first(versions: list[Version], stage: str, version: Version) -> Entry:
 def opened(root: Path) -> Iterator[Project]:
     """The project that holds `root`. Raises Unknown where there is none."""
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
     try:
-        repo = Repo(str(root))
+        repo = verified.project(root)
     except DvcException as error:
         raise Unknown(f"{root}: {error}; start in the project's folder") from error
     with repo:
@@ -174,6 +173,11 @@ class Project:
                 why = f" ({redact(str(error))})"
             self._listings = {md5: one for md5, one in self._listings.items() if one is not None}
             found = self.content(lock, path)
+        if found is None and self._damaged_in_remote(lock, path):
+            raise NotIntact(
+                f"{path} as recorded {version.recorded}: the DVC remote has an object of that name with other bytes, "
+                "which were not taken; `graft doctor --deep --repair` where it was made replaces them"
+            )
         if found is None:
             raise NotFound(
                 f"{path} as recorded {version.recorded} is neither in DVC's cache here nor in its remote{why}; push it "
@@ -182,6 +186,19 @@ class Project:
         if md5_of(found) != f"{found.parent.name}{found.name}":
             raise NotIntact(f"{found}: not the bytes of {path} {version.recorded}; delete it and run again")
         return found
+
+    def _damaged_in_remote(self, lock: dict[str, Any], path: str) -> bool:
+        """Whether the default remote has, by the name of what an entry records at `path`, other bytes."""
+        from dvc.exceptions import DvcException
+
+        out = next(one for one in lock["outs"] if within(path, one["path"]))
+        listing = self.listing(out)
+        md5 = out.get("md5") if listing is None else listing.get(path.removeprefix(out["path"]).lstrip("/"))
+        try:
+            objects = self._repo.cloud.get_remote_odb()
+            return bool(md5 and objects.exists(md5) and md5_in(objects, md5) != md5.removesuffix(".dir"))
+        except (DvcException, OSError):
+            return False
 
     def push(self, stages: list[str]) -> int:
         """Upload stages' outputs to DVC's default remote; how many objects were new there. Raises Refused."""
@@ -221,6 +238,15 @@ def _dir_md5(listing: dict[str, str]) -> str:
 def md5_of(path: Path) -> str:
     digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def md5_in(objects: Any, md5: str) -> str:
+    """MD5 of the bytes that a store of DVC's objects, as a remote's, has by this name."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with objects.fs.open(objects.oid_to_path(md5), "rb") as file:
         while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()

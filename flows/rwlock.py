@@ -17,16 +17,17 @@ def mend(root: Path) -> bool:
 
     folder = root / ".dvc" / "tmp"
     path = folder / "rwlock"
-    if not path.exists() or _readable(path):
+    if not path.exists() or readable(path):
         return False
     with make_lock(str(folder / "rwlock.lock"), tmp_dir=str(folder)):
-        if _readable(path):
+        if readable(path):
             return False
         path.unlink(missing_ok=True)
     return True
 
 
-def _readable(path: Path) -> bool:
+def readable(path: Path) -> bool:
+    """Whether DVC can read its record at `path`; one that is not there is an empty one."""
     try:
         return isinstance(json.loads(path.read_text()), dict)
     except FileNotFoundError:
