@@ -34,7 +34,7 @@ def protected(patience: float) -> Iterator[Finding]:
     shown = redact(url)
     secret = settings.api.auth_string.get_secret_value() if settings.api.auth_string else None
     auth = httpx.BasicAuth(*secret.split(":", 1)) if secret and ":" in secret else None
-    with httpx.Client(timeout=patience, trust_env=False) as http:
+    with httpx.Client(timeout=patience) as http:
         try:
             health = http.get(f"{url}/health", headers={"Origin": STRANGER})
             version = http.get(f"{url}/admin/version")
