@@ -14,7 +14,9 @@ from commands import (
     backbones,
     changes,
     check,
+    doctor,
     drift,
+    licences,
     lineage,
     memo,
     plan,
@@ -37,7 +39,9 @@ app.command()(add.add)
 app.command()(backbones.backbones)
 app.command()(changes.changes)
 app.command()(check.check)
+app.command()(doctor.doctor)
 app.command()(drift.drift)
+app.command()(licences.licences)
 app.command()(lineage.lineage)
 app.command()(memo.memo)
 app.command()(plan.plan)

@@ -16,6 +16,8 @@ if [ -n "${GRAFT_REPOSITORY:-}" ]; then
         (
             cd "$GRAFT_CHECKOUT"
             dvc remote add --quiet --local --force "${GRAFT_REMOTE:-store}" "$GRAFT_REMOTE_URL"
+            # What arrives is hashed, also for a `dvc pull` typed in here.
+            dvc remote modify --quiet --local "${GRAFT_REMOTE:-store}" verify true
             if [ -n "${GRAFT_REMOTE_ENDPOINT:-}" ]; then
                 dvc remote modify --quiet --local "${GRAFT_REMOTE:-store}" endpointurl "$GRAFT_REMOTE_ENDPOINT"
             fi

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 BLOCK = 2**20
 
@@ -14,6 +15,15 @@ def md5_of(path: Path) -> str:
     """Hex MD5 of a file's bytes."""
     digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def md5_in(objects: Any, md5: str) -> str:
+    """Hex MD5 of the bytes that a store of DVC's objects, as a remote's, has by this name."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with objects.fs.open(objects.oid_to_path(md5), "rb") as file:
         while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()

@@ -14,7 +14,7 @@ from flows import git, verified
 from flows.faults import NotIntact, Refused
 from flows.intact import Inspection, refuse
 from flows.markdown import printable
-from flows.md5 import md5_of, md5_of_listing
+from flows.md5 import md5_in, md5_of, md5_of_listing
 from flows.redact import redact
 
 LOCK = "dvc.lock"
@@ -177,6 +177,11 @@ class Project:
                 why = f" ({redact(str(error))})"
             self._listings = {md5: one for md5, one in self._listings.items() if one is not None}
             found = self.content(lock, path)
+        if found is None and self._damaged_in_remote(lock, path):
+            raise NotIntact(
+                f"{path} as recorded {version.recorded}: the DVC remote has an object of that name with other bytes, "
+                "which were not taken; `graft doctor --deep --repair` where it was made replaces them"
+            )
         if found is None:
             raise NotFound(
                 f"{path} as recorded {version.recorded} is neither in DVC's cache here nor in its remote{why}; push it "
@@ -185,6 +190,19 @@ class Project:
         if md5_of(found) != f"{found.parent.name}{found.name}":
             raise NotIntact(f"{found}: not the bytes of {path} {version.recorded}; delete it and run again")
         return found
+
+    def _damaged_in_remote(self, lock: dict[str, Any], path: str) -> bool:
+        """Whether the default remote has, by the name of what an entry records at `path`, other bytes."""
+        from dvc.exceptions import DvcException
+
+        out = next(one for one in lock["outs"] if within(path, one["path"]))
+        listing = self.listing(out)
+        md5 = out.get("md5") if listing is None else listing.get(path.removeprefix(out["path"]).lstrip("/"))
+        try:
+            objects = self._repo.cloud.get_remote_odb()
+            return bool(md5 and objects.exists(md5) and md5_in(objects, md5) != md5.removesuffix(".dir"))
+        except (DvcException, OSError):
+            return False
 
     def push(self, stages: list[str], commit: str) -> int:
         """Upload what stages made, as a commit records it, to DVC's default remote; how many objects were new there.

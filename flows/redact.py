@@ -6,7 +6,7 @@ import re
 
 IN_ADDRESS = re.compile(r"(?<=://)[^\s/@'\"]+(?=@)")
 NAMED = re.compile(
-    r"(?i)\b((?:[a-z0-9]+[_-])*(?:password|passwd|secret|token|access_key(?:_id)?|api_key|auth_string)\b['\"]?\s*[=:]\s*['\"]?)"
+    r"(?i)\b((?:[a-z0-9]+[_-])*(?:password|passwd|secret|token|passphrase|(?:access|account|api|private)_key(?:_id)?|connection_string|auth_string)\b['\"]?\s*[=:]\s*['\"]?)"
     r"[^\s'\",}]+"
 )
 

@@ -38,6 +38,11 @@ def mend(root: Path) -> bool:
     return True
 
 
+def readable(path: Path) -> bool:
+    """Whether DVC can read its record at `path`; one that is not there is an empty one."""
+    return _read(path) is not None
+
+
 def _read(path: Path) -> Record | None:
     """What the file records; None where it is cut or of another form."""
     from dvc.rwlock import SCHEMA

@@ -283,6 +283,7 @@ def test_an_entered_container_has_its_clone_and_remote_whatever_stopped_it_befor
     settings = (container.checkout / ".dvc" / "config.local").read_text()
     assert "url = s3://b/k" in settings
     assert "endpointurl = http://127.0.0.1:9" in settings
+    assert "verify = true" in settings
     assert (container.checkout / "kept").exists()
 
 

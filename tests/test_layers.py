@@ -28,7 +28,8 @@ ALLOWED = {
     "core": {"core"},
     "store": {"core", "store"},
     "stages": {"core", "store"},
-    "commands": {"core", "store", "stages", "commands", "flows"},
+    "commands": {"core", "store", "stages", "commands", "checks", "flows"},
+    "checks": {"core", "store", "stages", "commands", "checks", "flows"},
     "flows": {"flows"},
     "pretraining": {"core", "store", "pretraining"},
 }

@@ -26,8 +26,8 @@ def test_help_names_every_command() -> None:
     assert done.returncode == 0
     modules = {path.stem for path in (ROOT / "commands").glob("*.py")} - {"__init__", "__main__"}
     assert modules == {
-        "accept", "add", "backbones", "changes", "check", "drift", "lineage", "memo", "plan", "predict", "promote",
-        "publish", "report", "verify",
+        "accept", "add", "backbones", "changes", "check", "doctor", "drift", "licences", "lineage", "memo", "plan",
+        "predict", "promote", "publish", "report", "verify",
     }  # fmt: skip
     for name in modules:
         assert f" {name} " in done.stdout
@@ -99,3 +99,16 @@ def test_backbones_lists_the_catalogue_and_where_a_base_may_be_cut() -> None:
     wrong = graft("backbones", "ResNet")
     assert wrong.returncode == 2
     assert "received 'ResNet'; must be one of MobileNet, " in wrong.stderr
+
+
+def test_licences_are_listed_of_every_pinned_package_and_copyleft_is_said() -> None:
+    made = graft("licences").stdout
+    rows = [line.split(" | ") for line in made.partition("## All")[2].splitlines() if line.startswith("| ")][1:]
+    pins = [line.split(" ;")[0].split("==") for line in (ROOT / "constraints.txt").read_text().splitlines()
+            if line and not line.startswith("#")]  # fmt: skip
+    assert [[name.removeprefix("| "), version] for name, version, _ in rows] == pins
+    assert "| certifi | " in made.partition("## All")[0]  # under the MPL
+    # Another platform has other packages; names and versions are the same everywhere.
+    written = (ROOT / "docs/licences.md").read_text().partition("## All")[2].splitlines()
+    kept = [line.split(" | ")[:2] for line in written if line.startswith("| ")][1:]
+    assert kept == [row[:2] for row in rows], "graft licences > docs/licences.md"

@@ -14,6 +14,8 @@ from flows.redact import redact
         ("postgresql+asyncpg://u:p@db/prefect", "postgresql+asyncpg://***@db/prefect"),
         ("aws_secret_access_key = abc, next", "aws_secret_access_key = ***, next"),
         ("{'token': 'zz', 'seed': 3}", "{'token': '***', 'seed': 3}"),
+        ("account_key = abc", "account_key = ***"),
+        ("connection_string = Endpoint=a;AccountKey=b", "connection_string = ***"),
         ("PREFECT_API_AUTH_STRING=user:pw", "PREFECT_API_AUTH_STRING=***"),
         ("fine_tune: 30 % head epoch 9 of 20, val accuracy 0.9642", None),
         ("s3://bucket/key@version, tokens per second: 3", None),

@@ -17,7 +17,9 @@ from pathlib import Path
 import psutil
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from commands.checks import prefect_api
 from flows import heartbeat, up
 from tests.flows.local_prefect import MARK, ROOT, free_port, kill, marked
 
@@ -138,6 +140,12 @@ def test_up_brings_all_up_and_takes_all_down(checkout: Up) -> None:
     assert "deployment run pipeline/on-demand" in said
     other_pages_have_no_say(checkout)
     reports_and_nothing_else_are_served(checkout)
+
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{checkout.port}/api"}):
+        found = [*prefect_api.protected(10), *prefect_api.workers(checkout.folder)]
+    assert [(one.check, one.level) for one in found] == [
+        ("prefect api", "ok"), ("workers cpu", "ok"), ("workers gpu", "ok"),
+    ]  # fmt: skip
 
     with checkout.client() as client:
         pools = {pool.name: (pool.type, pool.concurrency_limit) for pool in client.read_work_pools()}
