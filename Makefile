@@ -7,7 +7,8 @@
 PYTHON ?= python3
 HOST := 127.0.0.1
 PORT := 4200
-ALONE := tests/flows tests/core/test_page_in_browser.py
+SERVERS = $(shell grep -lE 'prefect_server|local_prefect|prefect_test_harness' tests/flows/test_*.py)
+ALONE = $(SERVERS) tests/core/test_page_in_browser.py
 VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -30,8 +31,8 @@ up: setup
 test: setup
 	ruff check .
 	mypy
-	@# Flows bring servers and workers that wait for one another, and a page is held to its promise of answering
-	@# at once: these are tested alone, the rest by two at once.
+	@# Servers and workers wait for one another, and a page is held to its promise of answering at once: these are
+	@# tested alone, the rest by two at once.
 	python -m pytest -n 2 --dist loadfile $(ALONE:%=--ignore %); first=$$?; python -m pytest $(ALONE) && exit $$first
 
 bench: setup

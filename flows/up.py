@@ -237,6 +237,9 @@ def environment(host: str, port: int, home: Path, reports_port: int | None) -> d
         # answers, and without the token, which only a reader of answers has, it could start and delete things unread.
         "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": ",".join(sorted(origins)),
         "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+        # With many runs waiting, all are called Late at once every 5 s: each reads, one writes, and SQLite refuses the
+        # others, and whoever else read before. Workers' requests failed by that until runs crashed.
+        "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "DO_NOT_TRACK": "1",

@@ -242,7 +242,7 @@ def test_dvc_reads_metrics_and_plots(project: Checkout, tmp_path: Path) -> None:
 def predicted(project: Checkout, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "commands", "predict", *arguments, "--model", str(project.folder / "data" / "export")],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
 
@@ -329,7 +329,7 @@ def test_the_thread_count_changes_no_trained_byte(project: Checkout) -> None:
     model = project.folder / "data/fine_tune/model.keras"
     before, params = model.read_bytes(), (project.folder / "params.yaml").read_text()
     project.set_params(fine_tune={"threads": 4, "from_scratch": False})
-    subprocess.run([sys.executable, "-m", "stages.fine_tune"], cwd=project.folder, check=True, timeout=300)
+    subprocess.run([sys.executable, "-m", "stages.fine_tune"], cwd=project.folder, check=True, timeout=600)
     assert model.read_bytes() == before
     (project.folder / "params.yaml").write_text(params)
     assert project.dvc("checkout", "--force").returncode == 0

@@ -250,7 +250,7 @@ def test_the_console_script(root: Path) -> None:
         return subprocess.run(
             [sys.executable, "-m", "commands", "memo", *arguments],
             cwd=root, env={"PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=60,
+            timeout=240,
         )  # fmt: skip
 
     refused = graft("--clear")

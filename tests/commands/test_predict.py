@@ -78,7 +78,7 @@ def test_a_folder_and_a_bad_file_are_answered_by_the_command(
     done = subprocess.run(
         [sys.executable, "-m", "commands", "predict", str(tmp_path), "--model", str(written), "--format", "openvino",
          "--json"],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
+        cwd=ROOT, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]

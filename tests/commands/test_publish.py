@@ -115,7 +115,7 @@ def answered(address: str, process: subprocess.Popen[str], deadline: float) -> d
     """The model's status, as soon as the server is there."""
     while True:
         try:
-            with urllib.request.urlopen(address, timeout=5) as answer:
+            with urllib.request.urlopen(address, timeout=30) as answer:
                 found: dict[str, Any] = json.loads(answer.read())
                 return found
         except OSError:
@@ -150,7 +150,7 @@ def test_a_photograph_posted_to_a_server_gets_the_answer_of_graft_predict(
     )
     try:
         base = f"http://127.0.0.1:{port}/v1/models/flowers"
-        status = answered(base, process, time.monotonic() + 120)
+        status = answered(base, process, time.monotonic() + 300)
         if kind == "http":
             assert status == {"model_version_status": [{"version": "10", "state": "AVAILABLE"}]}
         else:
@@ -169,4 +169,4 @@ def test_a_photograph_posted_to_a_server_gets_the_answer_of_graft_predict(
         assert post(f"{base}:predict", {"instances": encoded[:1]})[0] == 200  # and it serves on
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)

@@ -19,7 +19,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPr
         yield server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     """A checkout that `dvc repro` took through all stages; tests copy it."""
     toy = Toy(tmp_path_factory.mktemp("made") / "toy")

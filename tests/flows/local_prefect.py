@@ -14,6 +14,7 @@ import base64
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -21,9 +22,10 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Collection, Mapping
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 import psutil
@@ -48,19 +50,24 @@ BIN = Path(sys.executable).parent
 # In the environment of everything a server's test starts, so that it is found however far it has strayed.
 MARK = "GRAFT_TEST_PREFECT"
 
-# The server's loops, which a test would otherwise wait for. A worker is OFFLINE after 3 missed heartbeats (x 2 s).
+# The server's loops, which a test would otherwise wait for. Workers' heartbeats are as far apart as with
+# `make up`: the server calls a worker OFFLINE that missed three, and on a busy machine 6 s are no silence.
+# No run is called Late, as with `make up`. Why an answer was 503 is in the server's log.
 QUICK = {
+    "PREFECT_SERVER_LOG_RETRYABLE_ERRORS": "true",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "2",
-    "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "2",
-    "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "5",
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "3",
     "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT2S",
-    "PREFECT_WORKER_HEARTBEAT_SECONDS": "2",
+    "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",
 }
 
 
 class LocalPrefect:
     """A server with its SQLite database, logs and its clients' settings in `home`."""
+
+    # The database of this process's first server, before anything was put into it: Prefect takes 10 s to make one.
+    _empty: ClassVar[bytes | None] = None
 
     def __init__(self, home: Path, environment: Mapping[str, str] | None = None, auth: str | None = None) -> None:
         self.home = home
@@ -99,15 +106,23 @@ class LocalPrefect:
 
     # The server
 
-    def start(self, seconds: float = 60) -> None:
+    def start(self, seconds: float = 120) -> None:
         """Start the server and wait until it answers."""
         command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
+        database = self.home / "prefect.db"
+        new = not database.exists()
+        if new and LocalPrefect._empty:
+            self.home.mkdir(parents=True, exist_ok=True)
+            database.write_bytes(LocalPrefect._empty)
         self._server = self.process([sys.executable, *command], cwd=self.home, log="server")
         deadline = time.monotonic() + seconds
         while self.http_status("/health") != 200:
             if self._server.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"the server did not come up:\n{self.log('server')}")
             time.sleep(0.2)
+        if new and LocalPrefect._empty is None:
+            with closing(sqlite3.connect(database)) as made:
+                LocalPrefect._empty = made.serialize()
 
     def stop(self) -> None:
         """Stop the server in an orderly way."""
@@ -119,7 +134,7 @@ class LocalPrefect:
         assert self._server is not None
         end(self._server, signal.SIGKILL)
 
-    def restart(self, seconds: float = 60) -> None:
+    def restart(self, seconds: float = 120) -> None:
         """Stop it if it runs, and start it on the same database and port."""
         self.stop()
         self.start(seconds)
@@ -187,7 +202,7 @@ class LocalPrefect:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -251,7 +266,7 @@ class LocalPrefect:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=240,
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -327,7 +342,7 @@ class LocalPrefect:
         env: Mapping[str, str] | None = None,
         query_seconds: float = 1,
         limit: int | None = None,
-        online: float = 30,
+        online: float = 120,
     ) -> subprocess.Popen[bytes]:
         """Start a process worker of the checkout `cwd` and wait up to `online` seconds until the server counts it.
 
@@ -356,7 +371,7 @@ class LocalPrefect:
         auth = {"Authorization": f"Basic {base64.b64encode(self._auth.encode()).decode()}"} if self._auth else {}
         for name in self.online(pool):
             address = f"{self.api_url}/work_pools/{pool}/workers/{name}"
-            urllib.request.urlopen(urllib.request.Request(address, headers=auth, method="DELETE"), timeout=30).close()
+            urllib.request.urlopen(urllib.request.Request(address, headers=auth, method="DELETE"), timeout=60).close()
         assert not self.online(pool)
 
     def stop_worker(self, worker: subprocess.Popen[bytes]) -> None:

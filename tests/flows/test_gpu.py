@@ -23,11 +23,13 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
-def controller(server: LocalPrefect, toy: Toy, *arguments: str) -> subprocess.Popen[str]:
+def controller(
+    server: LocalPrefect, toy: Toy, *arguments: str, module: str = "flows.pipeline"
+) -> subprocess.Popen[str]:
     """`python -m flows.pipeline` on that server."""
     environment = {**server.environment, "TOY_JOURNAL": str(toy.journal), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.pipeline", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=toy.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -35,7 +37,7 @@ def controller(server: LocalPrefect, toy: Toy, *arguments: str) -> subprocess.Po
 def pipeline(server: LocalPrefect, toy: Toy, *arguments: str) -> tuple[int, str, dict[str, str]]:
     """Run the controller to its end; exit code, its log, and the state each task ended in."""
     with controller(server, toy, *arguments) as process:
-        said, _ = process.communicate(timeout=240)
+        said, _ = process.communicate(timeout=600)
     ended = dict(re.findall(r"Task run '(\w+)' - Finished in state (\w+)\(", said))
     return process.returncode, said, ended
 
@@ -51,9 +53,9 @@ def worker_runs(server: LocalPrefect) -> list[FlowRun]:
         )
 
 
-def deploy_worker(server: LocalPrefect, folder: Path) -> None:
+def deploy_worker(server: LocalPrefect, folder: Path, module: str = "flows/fine_tune.py") -> None:
     """fine-tune/gpu, its runs working in `folder`."""
-    server.deploy("fine-tune/gpu", directory=folder, entrypoint=f"{ROOT}/flows/fine_tune.py:fine_tune")
+    server.deploy("fine-tune/gpu", directory=folder, entrypoint=f"{ROOT}/{module}:fine_tune")
 
 
 # One shared checkout
@@ -95,7 +97,7 @@ def test_the_marked_stage_runs_on_the_pool_and_nothing_else(shared: Toy, prefect
     assert len(runs) == before + 1, said
     assert (runs[0].work_pool_name, runs[0].state.name) == ("gpu", "Completed")
     assert runs[0].parent_task_run_id is not None
-    assert prefect_server.wait_for_log(runs[0].id, "fine_tune: 50 % epoch 1 of 2", 20)
+    assert prefect_server.wait_for_log(runs[0].id, "fine_tune: 50 % epoch 1 of 2", 60)
     lock = shared.lock()
     # The very lock that `dvc repro` alone writes.
     assert shared.repro("--force") == list(STAGES)
@@ -142,8 +144,8 @@ def test_no_worker_paused_pool_wrong_pool_are_refused_at_once(shared: Toy, prefe
     code, said, ended = pipeline(prefect_server, shared, "--gpu-pool", "gpus")
     assert (code, ended["fine_tune"]) == (5, "NoWorker")
     assert "'gpus'" in said
-    # Three refusals, starting the flow included: each within 30 s.
-    assert time.monotonic() - began < 90
+    # Three refusals, starting the flow on a busy machine included; the claim's deadline alone is 25 s.
+    assert time.monotonic() - began < 180
     assert len(worker_runs(prefect_server)) == before
 
 
@@ -312,7 +314,7 @@ def test_a_clone_under_the_same_path_is_not_the_shared_checkout(shared: Toy, pre
         asked = {"shared_checkout": {"folder": str(shared.folder), "identity": f"other {shared.folder}"}}
         run = client.create_flow_run_from_deployment(deployment.id, parameters=asked).id
     try:
-        ended = prefect_server.wait_for_state(run, {"Refused"}, 60)
+        ended = prefect_server.wait_for_state(run, {"Refused"}, 180)
     finally:
         prefect_server.kill_machine(worker)
         prefect_server.forget_workers("gpu")

@@ -95,7 +95,7 @@ def project(folder: Path, files: dict[str, str]) -> Path:
 def repro(folder: Path, *arguments: str) -> set[str]:
     """`dvc repro`; returns the stages that ran or were restored from the run cache."""
     command = [sys.executable, "-m", "dvc", "repro", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     marks = ("Running stage '", "is cached - skipping run")
     return {line.split("'")[1] for line in done.stdout.splitlines() if any(mark in line for mark in marks)}
@@ -407,7 +407,7 @@ def odd_done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in "ab":
         (folder / "data" / f"{name}.csv").write_text(name)
     command = [sys.executable, "-m", "dvc", "add", "-q", "data/a.csv", "data/b.csv"]
-    subprocess.run(command, cwd=folder, check=True, timeout=60)
+    subprocess.run(command, cwd=folder, check=True, timeout=240)
     repro(folder)
     (folder / "dvc.yaml").write_text(ODD)
     git(folder, "add", "-A")
@@ -688,7 +688,7 @@ def _md5(path: Path) -> str:
 def graft_plan(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "commands", "plan", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
 
 
 def test_the_command(clone: Path) -> None:
@@ -724,5 +724,5 @@ def test_the_command_loads_nothing_heavy(clone: Path) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, timeout=240, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -31,6 +31,7 @@ def small(folder: Path) -> Checkout:
             "tail": {"epochs": 1, "learning_rate": 0.001, "batch_size": 16},
         },
         evaluate={"resamples": 20},
+        export={"formats": ["keras", "litert"]},
     )
     return checkout
 

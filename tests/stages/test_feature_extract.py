@@ -61,7 +61,7 @@ class Workspace:
     def run(self, **settings: Any) -> str:
         """Store images, split and parameters and run; returns the summary line."""
         process = self.start(**settings)
-        _, printed = process.communicate(timeout=120)
+        _, printed = process.communicate(timeout=300)
         assert process.returncode == 0, printed
         return " ".join(printed.split())
 
@@ -202,7 +202,7 @@ def test_a_killed_run_goes_on_where_it_was(workspace: Workspace) -> None:
         if " 90 % running" in line:
             process.send_signal(signal.SIGKILL)
             break
-    process.wait(timeout=30)
+    process.wait(timeout=60)
     process.stderr.close()
     assert process.returncode == -signal.SIGKILL
     left = workspace.outputs()

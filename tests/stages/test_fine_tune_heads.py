@@ -23,7 +23,7 @@ def test_a_sigmoid_of_three_classes_is_refused_before_anything_starts(tmp_path: 
     features.mkdir()
     (features / "trunk.json").write_text(json.dumps({"classes": ["cat", "dog", "owl"]}))
     process = Workspace(tmp_path / "project", features, activation="sigmoid").start()
-    _, printed = process.communicate(timeout=60)
+    _, printed = process.communicate(timeout=300)
     assert process.returncode == 2
     assert "fine_tune.activation: received 'sigmoid', which is for two classes; the data has 3" in " ".join(
         printed.split()

@@ -112,7 +112,7 @@ class Workspace:
 
     def finish(self, process: subprocess.Popen[str]) -> str:
         """Wait for the end of what `start` started; returns what it printed."""
-        _, printed = process.communicate(timeout=120)
+        _, printed = process.communicate(timeout=300)
         assert process.returncode == 0, printed
         return printed
 
@@ -121,11 +121,11 @@ class Workspace:
     ) -> tuple[str, int]:
         """Start, send a signal as soon as `reached`, return (what it printed, exit status)."""
         process = self.start(code)
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 240
         while not reached() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.0005)
         process.send_signal(number)
-        _, printed = process.communicate(timeout=30)
+        _, printed = process.communicate(timeout=120)
         return printed, process.returncode
 
     def saves(self, phase: str, count: int) -> Callable[[], bool]:

@@ -225,7 +225,7 @@ def test_every_stage_refuses_a_wrong_value_of_another_with_exit_2(tmp_path: Path
     (tmp_path / "data").mkdir()
     command = [sys.executable, "-m", f"stages.{stage}"]
     environment = {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr
     said = " ".join(done.stderr.split())
     assert "evaluate.resamples: received 3 (int); must be an integer >= 10 and <= 100000" in said

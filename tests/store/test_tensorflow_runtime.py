@@ -88,7 +88,7 @@ def trained(*runs: tuple[int, int]) -> list[list]:
     ]  # fmt: skip
     results = []
     for process in processes:
-        out, errors = process.communicate(timeout=120)
+        out, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         results.append(json.loads(out.splitlines()[-1]))
     return results
