@@ -206,7 +206,7 @@ INPUT_FAULTS = [
           "flows/test_redact.py::test_redact", "store/test_fetch.py::test_redacted",
           "::test_a_login_is_sent_to_its_host_only_and_never_shown", "::test_urls_that_are_wrong",
           "stages/test_download.py::test_url", "flows/test_redact.py::test_a_plan_shows_no_password_of_a_parameter",
-          gap="what a run is given as an override stands in Prefect's database, and parameters in dvc.lock, as they are"),
+          gap="overrides of a run stand in Prefect's database as they are, parameters in dvc.lock"),
     fault(62, "an exported format that answers otherwise", "not published below 99.5 % agreement (int8: 98 %)",
           "core/test_certificate.py::test_a_format_is_published_within_its_bound",
           "store/test_models.py::test_the_smoke_run_accepts_agreement_and_refuses_a_difference",
