@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.markdown import inert, printable
+from flows.redact import redact
 
 ABSENT = object()  # where a parameter is not recorded, or no longer there
 LONGEST = 60  # characters shown of a value
@@ -313,12 +314,12 @@ def _command(command: str | list[str]) -> str:
 
 
 def _value(value: Any) -> str:
-    """As JSON, so that 1 and "1" are told apart; on one line."""
+    """As JSON, so that 1 and "1" are told apart; on one line, without passwords."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except (TypeError, ValueError):  # a key that is a date, a list that holds itself
         text = repr(value)
-    return printable(text)
+    return redact(printable(text))
 
 
 def _change(*values: str) -> str:

@@ -22,12 +22,11 @@ CURVE_POINTS = 200  # kept per ROC curve; a plot shows no more
 def check(probabilities: Floats) -> None:
     """Raise DataRejected where a model's answers [N, C] say nothing: no numbers, or the same for every image."""
     if not np.isfinite(probabilities).all():
-        said = "the model's probabilities are NaN or infinite; it is neither reported nor exported"
-        raise DataRejected(f"{said}. {CURE}")
+        raise DataRejected(f"the model gives probabilities that are NaN or infinite; it is not exported. {CURE}")
     if len(probabilities) > 1 and float(np.ptp(probabilities, axis=0).max()) < ALIKE:
         raise DataRejected(
-            f"the model gives all {len(probabilities):,} held-out images the same probabilities; it is neither "
-            f"reported nor exported. {CURE}"
+            f"the model gives all {len(probabilities):,} held-out images the same probabilities; it is not exported. "
+            f"{CURE}"
         )
 
 

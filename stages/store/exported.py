@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from stages.core.errors import EnvironmentFault, GraftError
 from stages.store import clean_process, labelled, models, onnx_model, saved_model, tensorflow_runtime
 
 if TYPE_CHECKING:
@@ -100,8 +101,22 @@ def write(format_: str, model: keras.Model, classes: list[str], folder: Path, ex
     """Write a model that takes pixels float32 [N, S, S, 3] of 0-255 in one format of PLACES; returns where.
 
     `examples` uint8 [n, S, S, 3] are images that int8 takes its ranges from. In a fresh process the same calls give
-    the same bytes. TensorFlow must have been started.
+    the same bytes. TensorFlow must have been started. Raises EnvironmentFault where a converter fails.
     """
+    try:
+        return _write(format_, model, classes, folder, examples)
+    except (GraftError, OSError, MemoryError):
+        raise
+    # Converters raise whatever the libraries under them raise.
+    except Exception as error:
+        said = " ".join(str(error).split())[:400] or type(error).__name__
+        raise EnvironmentFault(
+            f"export.formats: {format_!r} cannot be written, its converter failed ({said}); nothing was published. "
+            f"Leave {format_!r} out of export.formats, or run it again"
+        ) from error
+
+
+def _write(format_: str, model: keras.Model, classes: list[str], folder: Path, examples: Pixels) -> Path:
     path = folder / PLACES[format_]
     path.parent.mkdir(parents=True, exist_ok=True)
     if format_ == "saved_model":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from flows import plan
 from flows.redact import redact
 
 
@@ -23,3 +24,10 @@ from flows.redact import redact
 )
 def test_redact(text: str, shown: str | None) -> None:
     assert redact(text) == (shown or text)
+
+
+def test_a_plan_shows_no_password_of_a_parameter() -> None:
+    shown = plan._change(*map(plan._value, ["https://me:pw@host/a.zip?token=zz", "https://me:other@host/b.zip"]))
+    assert not any(secret in shown for secret in ("pw", "other", "zz", "me:"))
+    assert "host/a.zip" in shown
+    assert "host/b.zip" in shown
