@@ -230,11 +230,28 @@ def _no_warnings() -> Iterator[None]:
 
 
 def _opened(data: bytes, found: str) -> Image.Image:
+    if found == "WEBP":
+        _check_size(*_webp_size(data))  # Pillow opens one by asking for memory for all of it
     image = Image.open(io.BytesIO(data), formats=[found])
-    width, height = image.size
+    _check_size(*image.size)
+    return image
+
+
+def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise Undecodable("too_large", f"{width} x {height} pixels; at most {MAX_PIXELS} can be decoded")
-    return image
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """What the header says (RFC 9649, 2.5 to 2.7, and RFC 6386, 9.1); (0, 0) where it says nothing."""
+    if data[12:16] == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if data[12:16] == b"VP8L":
+        sides = int.from_bytes(data[21:25], "little")
+        return 1 + (sides & 0x3FFF), 1 + (sides >> 14 & 0x3FFF)
+    if data[12:16] == b"VP8 ":
+        return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+    return 0, 0
 
 
 def _scale(image: Image.Image, size: int) -> tuple[float, float, float, float] | None:

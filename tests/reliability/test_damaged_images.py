@@ -148,6 +148,34 @@ def test_a_bomb_is_refused_from_its_header_in_little_memory() -> None:
     assert found.reason == "too_large"
 
 
+def webp_bombs() -> dict[str, bytes]:
+    """Small WebP files whose headers say 16,383 x 16,383 pixels, a gigabyte."""
+    side = 16_383
+    lossy = encode(SMALL, "WEBP")
+    lossless = encode(SMALL, "WEBP", lossless=True)
+    extended = encode(SMALL, "WEBP", exif=Image.Exif().tobytes())
+    assert (lossy[12:16], lossless[12:16], extended[12:16]) == (b"VP8 ", b"VP8L", b"VP8X")
+    sides = struct.pack("<I", (side - 1) | (side - 1) << 14)
+    canvas = (side - 1).to_bytes(3, "little") * 2
+    return {
+        "VP8": lossy[:26] + struct.pack("<2H", side, side) + lossy[30:],
+        "VP8L": lossless[:21] + sides + lossless[25:],
+        "VP8X": extended[:24] + canvas + extended[30:],
+    }
+
+
+@pytest.mark.parametrize("kind", ["VP8", "VP8L", "VP8X"])
+def test_a_webp_bomb_is_refused_before_it_is_opened(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by fuzzing: Pillow asks for all of a WebP's memory to open it, so the verdict hung on what there was."""
+    bomb = webp_bombs()[kind]
+    (found,) = map_isolated(measurement.measure, [bomb], workers=1, cpu_seconds=20, memory_bytes=64 * 2**20)
+    assert isinstance(found, Measurement), found
+    assert (found.reason, found.detail) == ("too_large", "16383 x 16383 pixels; at most 67108864 can be decoded")
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("it was opened"))
+    with pytest.raises(images.Undecodable, match="too_large"):
+        images.decode(bomb)
+
+
 @pytest.mark.parametrize(
     ("kind", "head"), [(b"zTXt", b"Comment\0\0"), (b"iTXt", b"Comment\0\1\0\0\0"), (b"iCCP", b"profile\0\0")]
 )
