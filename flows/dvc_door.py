@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from flows import child, lock_file, rwlock
+from flows import child, lock_file, run_cache, rwlock
 from flows.faults import CheckoutBusy, NotIntact, Refused, WrongRequest
 from flows.redact import redact
 
@@ -85,6 +85,7 @@ class Door:
             # DVC takes a remote object's name for its content unless told to hash what arrives.
             verified = {name: {**settings, "verify": True} for name, settings in remotes.items()}
             self._repo: Repo = Repo(str(root), config={"remote": verified})
+            run_cache.mend(root, Path(self._repo.stage_cache.cache_dir))
         except DvcException as error:
             raise WrongRequest(f"{root}: {error}; start in the project's folder") from None
 
