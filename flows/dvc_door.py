@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from flows import child, containment, lock_file, rwlock, transfer, verified
+from flows import child, containment, lock_file, run_cache, rwlock, transfer, verified
 from flows.faults import CheckoutBusy, NotIntact, Refused, WrongRequest
 from flows.intact import Damage, Inspection, refuse
 from flows.redact import redact
@@ -90,6 +90,7 @@ class Door:
             rwlock.mend(root)
             lock_file.mend(root)
             self._repo: Repo = verified.project(root)
+            run_cache.mend(root, Path(self._repo.stage_cache.cache_dir))
         except DvcException as error:
             raise WrongRequest(f"{root}: {error}; start in the project's folder") from None
 

@@ -9,14 +9,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from flows import lock_file, rwlock
+from flows import lock_file, run_cache, rwlock
 
 
 def mend(root: Path, thoroughly: bool) -> list[str]:
-    """Mend the checkout at `root`; returns a line for each file that had to be. See lock_file for `thoroughly`."""
+    """Mend the checkout at `root`; returns a line for each thing that had to be. See lock_file for `thoroughly`.
+
+    A run cache that DVC was told to keep elsewhere is looked at by flows alone.
+    """
     told = []
     if rwlock.mend(root):
         told.append(".dvc/tmp/rwlock named processes that hold nothing, or was cut; they are dropped")
+    if run_cache.mend(root):
+        told.append("DVC's run cache held an entry that was not written to its end; it is removed")
     if lock_file.mend(root, thoroughly):
         told.append("dvc.lock was cut; the last committed one is back, and DVC's cache has what was made since")
     return told

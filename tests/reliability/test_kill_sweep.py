@@ -28,7 +28,7 @@ def test_a_stage_killed_at_its_writes(stage: str, tiny: Tiny, warm_stages: dict[
     bench = Bench(tiny.goal(stage, with_lock=False), Forks(warm_stages[stage]), tmp_path)
     writes = bench.writes()
     assert writes >= 10
-    for number in spread(writes, 8, seed=1):
+    for number in spread(writes, 5, seed=1):
         tried = bench.broken(Ask(at=number))
         assert (tried.hit, tried.code, tried.why) == (True, -9, []), number
 
@@ -59,20 +59,20 @@ def writes_to(toy: Bench, name: str) -> list[int]:
     """At which writes of DVC a file is written to."""
     toy.writes()
     return [number for number, call in enumerate(read(toy.folder / "writes.log"), 1)
-            if call.name == "write" and call.path.endswith(name)]  # fmt: skip
+            if call.name == "write" and f"{name}|" in f"{call.path}|".replace("/runs/", "/runs/|")]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "mended"), [("dvc.lock", True), (".dvc/tmp/rwlock", True), ("second/all", False)])
-def test_dvc_killed_in_the_middle_of_a_file(name: str, mended: bool, toy: Bench) -> None:
-    """DVC rewrites its own files in place: the half that a kill leaves stops it, until it is mended."""
-    at = writes_to(toy, name)
-    if not at:
-        pytest.skip(f"DVC itself does not write {name}")
-    tried = toy.broken(Ask(at=at[-1]))
-    assert (tried.hit, tried.why, tried.mended) == (True, [], mended)
+@pytest.mark.parametrize("name", ["dvc.lock", ".dvc/tmp/rwlock", "/runs/"])
+def test_dvc_killed_in_the_middle_of_a_file(name: str, toy: Bench) -> None:
+    """The half of a file of its own that a kill leaves stops DVC, until it is mended."""
+    at = writes_to(toy, name)[-1]
+    # Before an entry of the run cache is written, its folder is there and empty, which stops DVC as well.
+    for number in (at, at - 1) if name == "/runs/" else (at,):
+        tried = toy.broken(Ask(at=number))
+        assert (tried.hit, tried.why, tried.mended) == (True, [], True), number
 
 
-@settings(max_examples=4, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+@settings(max_examples=3, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
           suppress_health_check=list(HealthCheck))  # fmt: skip
 @given(kills=st.lists(st.floats(0, 1), min_size=1, max_size=3))
 def test_any_schedule_of_kills_of_dvc_equals_one_clean_run(
@@ -86,7 +86,7 @@ def test_any_schedule_of_kills_of_dvc_equals_one_clean_run(
     assert tried.why == []
 
 
-@settings(max_examples=8, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+@settings(max_examples=5, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
           suppress_health_check=list(HealthCheck))  # fmt: skip
 @given(kills=st.lists(st.integers(1, 40), min_size=1, max_size=4))
 def test_any_schedule_of_kills_of_a_stage_equals_one_clean_run(
