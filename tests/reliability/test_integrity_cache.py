@@ -229,6 +229,23 @@ def test_fast_looks_at_what_changed_and_thorough_at_everything(toy: Toy) -> None
     assert toy.repro() == []
 
 
+def test_whichever_byte_is_flipped_it_is_found_and_mended(toy: Toy) -> None:
+    """Of a file and of a folder's listing, one after the other. benchmarks/reliability.json has the count."""
+    tried = 0
+    with Door(toy.folder) as door:
+        outs = door.lock_entry("export")["outs"]
+        assert door.stale("export") == []
+        for md5 in md5s(toy, "export"):
+            whole = place(toy, md5).read_bytes()
+            for at in range(len(whole)):
+                flip(place(toy, md5), at)
+                (damage,) = Inspection(door._repo).look(outs)
+                assert damage.mended_from == "the workspace", at
+                assert place(toy, md5).read_bytes() == whole, at
+                tried += 1
+    assert tried > 100
+
+
 def test_what_people_changed_themselves_is_dvcs_matter(toy: Toy) -> None:
     """An edited output is stale by DVC's own rules; looking for damage does not touch it."""
     (toy.folder / "data/export/out.txt").write_text("mine")
