@@ -36,7 +36,7 @@ CORPUS = Path(__file__).parent.parent / "tests/corpus"
 JUDGES: dict[str, Callable[[list[bytes]], list[str]]] = {
     "images": fuzz_targets.judge_images, "params": fuzz_targets.judge_params,
 }  # fmt: skip
-CPU_SECONDS, MEMORY = 10.0, 2**30  # of one input; a picture of the largest size takes a fifth
+CPU_SECONDS, MEMORY = 20.0, 2**31  # of one input: the defaults of validate.decode_seconds and decode_megabytes
 # A larger input of a new kind is mutated and not kept, nor one that comes when the folder is full.
 KEPT_BYTES = {"images": 4096, "params": 768}
 FOLDER_BYTES = {"images": 170_000, "params": 60_000}
