@@ -117,10 +117,11 @@ def main() -> None:
     seconds = sum(resource.getrusage(who).ru_utime for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     for data in done.findings.values():
         _keep(asked.target, "finding", data)
+    room = FOLDER_BYTES[asked.target] - sum(map(len, corpus(asked.target)))
     for data in sorted(done.fresh.values(), key=len) if asked.keep else ():
-        room = FOLDER_BYTES[asked.target] - sum(map(len, corpus(asked.target)))
         if len(data) <= min(KEPT_BYTES[asked.target], room):
             _keep(asked.target, "kind", data)
+            room -= len(data)
     if asked.record:
         _record(asked.target, done, seconds)
     counts = {"executed": done.executed, "limited": done.limited, "new kinds": len(done.fresh)}
