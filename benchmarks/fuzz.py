@@ -36,7 +36,7 @@ CORPUS = Path(__file__).parent.parent / "tests/corpus"
 JUDGES: dict[str, Callable[[list[bytes]], list[str]]] = {
     "images": fuzz_targets.judge_images, "params": fuzz_targets.judge_params,
 }  # fmt: skip
-CPU_SECONDS, MEMORY = 10.0, 2**30  # of one input; a picture of the largest size takes a fifth
+CPU_SECONDS, MEMORY = 20.0, 2**31  # of one input: the defaults of validate.decode_seconds and decode_megabytes
 # A larger input of a new kind is mutated and not kept, nor one that comes when the folder is full.
 KEPT_BYTES = {"images": 4096, "params": 768}
 FOLDER_BYTES = {"images": 170_000, "params": 60_000}
@@ -117,10 +117,11 @@ def main() -> None:
     seconds = sum(resource.getrusage(who).ru_utime for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     for data in done.findings.values():
         _keep(asked.target, "finding", data)
+    room = FOLDER_BYTES[asked.target] - sum(map(len, corpus(asked.target)))
     for data in sorted(done.fresh.values(), key=len) if asked.keep else ():
-        room = FOLDER_BYTES[asked.target] - sum(map(len, corpus(asked.target)))
         if len(data) <= min(KEPT_BYTES[asked.target], room):
             _keep(asked.target, "kind", data)
+            room -= len(data)
     if asked.record:
         _record(asked.target, done, seconds)
     counts = {"executed": done.executed, "limited": done.limited, "new kinds": len(done.fresh)}

@@ -47,7 +47,7 @@ def encode(image: Image.Image, format: str, **options: Any) -> bytes:
 
 def judged(files: list[bytes]) -> Iterator[tuple[bytes, str]]:
     """Each file with what was decided of it in a process of its own, as validate decides."""
-    answers = map_isolated(fuzz_targets.judge_images, files, workers=1, cpu_seconds=20, memory_bytes=2**30)
+    answers = map_isolated(fuzz_targets.judge_images, files, workers=1, cpu_seconds=60, memory_bytes=fuzz.MEMORY)
     for data, answer in zip(files, answers, strict=True):
         assert not isinstance(answer, Lost), (answer, data[:64])
         yield data, answer
