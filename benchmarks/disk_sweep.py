@@ -81,13 +81,16 @@ def main(arguments: Sequence[str]) -> int:
             bench = Bench(tiny.goal(stage, with_lock=False), Forks(warm), folder / "disk-run")
             tried = survived = five = 0
             started = time.monotonic()
-            for ask in asks(bench, asked.points):
+            todo = asks(bench, asked.points)
+            for ask in todo:
                 attempt = bench.broken(ask)
                 wrong = verdict(attempt)
                 tried, survived, five = tried + 1, survived + (not wrong), five + (attempt.code == 5)
                 sys.stderr.write(f"{stage} {ask}: exit {attempt.code}, {'; '.join(wrong) or 'survived'}\n")
-            note = f"{five} ended with exit 5, the rest went on"
-            reliability.record({f"disk {stage}": reliability.entry(tried, survived, time.monotonic() - started, note)})
+                # After each: the next may be interrupted.
+                note = f"{tried} of {len(todo)} faults asked for; {five} ended with exit 5, the rest went on"
+                seconds = time.monotonic() - started
+                reliability.record({f"disk {stage}": reliability.entry(tried, survived, seconds, note)})
             code |= survived < tried
         finally:
             warm.close()
