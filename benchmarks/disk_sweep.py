@@ -1,0 +1,101 @@
+"""Breaks a stage's writes one after another as disks do, and sees that it says so, leaves nothing half and runs again.
+
+    python -m benchmarks.disk_sweep [--points 20] [--folder FOLDER] [download split validate ...]
+
+Faults: no space after so many bytes, and a call that fails once: EIO on write, fsync and rename, EROFS and EACCES and
+EMFILE on open. Each is swept over the stage's calls, in a fork after its imports. An attempt survives if the stage
+exits 5 with one message or goes on and makes the same bytes, and as in kill_points.py. Results go to
+benchmarks/reliability.json. Needs gcc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import reliability, shim
+from benchmarks.kill_points import Attempt, Bench, Forks, spread
+from benchmarks.kill_sweep import LIGHT
+from benchmarks.shim import Ask
+from benchmarks.tiny_pipeline import STAGES, Tiny
+from benchmarks.warm import Warm
+
+FAULTS = (
+    (errno.EIO, "write"),
+    (errno.EIO, "fsync"),
+    (errno.EIO, "rename"),
+    (errno.EROFS, "open"),
+    (errno.EACCES, "open"),
+    (errno.EMFILE, "open"),
+)
+
+
+def asks(bench: Bench, points: int) -> list[Ask]:
+    """The faults to try: `points` of each kind, or all there are calls for."""
+    bench.writes()
+    calls = shim.read(bench.folder / "writes.log")
+    written = sum(call.bytes for call in calls)
+    found = [Ask(room=room, calls="write") for room in spread(written - 1, points, seed=0)]
+    for number, name in FAULTS:
+        count = sum(call.name == name for call in calls)
+        found += [Ask(at=at, do=str(number), calls=name) for at in spread(count, points, seed=number)]
+    return found
+
+
+def verdict(tried: Attempt) -> list[str]:
+    """Why an attempt did not survive; empty where it did."""
+    why = list(tried.why)
+    if tried.code not in (0, 5):
+        why.append(f"exit {tried.code}: {tried.said[-500:]}")
+    if tried.code == 5 and "failed (exit 5): " not in tried.said:
+        why.append(f"no message: {tried.said[-500:]}")
+    if "Traceback" in tried.said:
+        why.append(f"a traceback: {tried.said[-500:]}")
+    return why
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit 0 where everything that was tried survived."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.disk_sweep")
+    parser.add_argument("stages", nargs="*", choices=[*STAGES, []], metavar="stage")
+    parser.add_argument("--points", type=int, default=20)
+    parser.add_argument("--folder", type=Path, default=Path(".graft/kill-sweep"))
+    asked = parser.parse_args(arguments)
+    why = shim.missing()
+    if why:
+        sys.stderr.write(f"{why}\n")
+        return 5
+    folder = asked.folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    library = shim.build(folder)
+    code = 0
+    for stage in asked.stages or STAGES:
+        light = stage in LIGHT
+        tiny = Tiny.kept(folder / ("light" if light else "whole"), LIGHT if light else STAGES)
+        warm = Warm(stage, library)
+        try:
+            bench = Bench(tiny.goal(stage, with_lock=False), Forks(warm), folder / "disk-run")
+            tried = survived = five = 0
+            started = time.monotonic()
+            todo = asks(bench, asked.points)
+            for ask in todo:
+                attempt = bench.broken(ask)
+                wrong = verdict(attempt)
+                tried, survived, five = tried + 1, survived + (not wrong), five + (attempt.code == 5)
+                sys.stderr.write(f"{stage} {ask}: exit {attempt.code}, {'; '.join(wrong) or 'survived'}\n")
+                # After each: the next may be interrupted.
+                note = f"{tried} of {len(todo)} faults asked for; {five} ended with exit 5, the rest went on"
+                seconds = time.monotonic() - started
+                reliability.record({f"disk {stage}": reliability.entry(tried, survived, seconds, note)})
+            code |= survived < tried
+        finally:
+            warm.close()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
