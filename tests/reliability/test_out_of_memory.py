@@ -82,10 +82,10 @@ def test_steps_in_parts_are_the_steps_of_whole_batches(tensorflow: object) -> No
         batches = [
             training.Batches(lambda images, views, epoch: inputs[images], labels, 1, batch, seed) for seed in (3, None)
         ]
-        schedule = training.Schedule(3, batch, 0.05, 0, 0, 3.0, "cosine", 1.0, "Adam", arguments)
+        schedule = training.Schedule(3, batch, 0.05, 0, 0, 3.0, "none", 0.0, "Adam", arguments)
         training.fit(model, *batches, schedule, lambda logs: None, by_batch=True)
         return np.concatenate([weight.ravel() for weight in model.get_weights()])
 
     whole, parts = trained(16), trained(4, gradient_accumulation_steps=4)
-    assert not np.allclose(whole, trained(4), atol=1e-3)
-    assert np.allclose(whole, parts, atol=2e-2)
+    assert not np.allclose(whole, trained(4), atol=1e-2)
+    assert np.allclose(whole, parts, atol=1e-4)
