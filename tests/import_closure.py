@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("download", "validate", "split", "feature_extract", "fine_tune", "evaluate", "export")
 
 
-def imports_of(path: Path) -> set[str]:
+@cache
+def imports_of(path: Path) -> frozenset[str]:
     """Repository files that a file names in an import at any depth; typing-only imports do not run."""
     found: set[str] = set()
-    names = [alias.name for node in _running(ast.parse(path.read_text())) if isinstance(node, ast.Import)
-             for alias in node.names]  # fmt: skip
-    for node in _running(ast.parse(path.read_text())):
+    nodes = _running(ast.parse(path.read_text()))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     for name in names:
         file = ROOT / (name.replace(".", "/") + ".py")
         if file.is_file():
             found.add(file.relative_to(ROOT).as_posix())
-    return found
+    return frozenset(found)
 
 
 def closure(path: Path) -> list[str]:
