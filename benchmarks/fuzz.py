@@ -28,9 +28,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import fuzz_mutations, fuzz_targets
+from benchmarks import fuzz_mutations, fuzz_targets, reliability
 from stages.store.isolation import Lost, map_isolated
-from tests.reliability import table
 
 CORPUS = Path(__file__).parent.parent / "tests/corpus"
 JUDGES: dict[str, Callable[[list[bytes]], list[str]]] = {
@@ -137,14 +136,16 @@ def _keep(target: str, prefix: str, data: bytes) -> None:
 def _record(target: str, done: Searched, seconds: float) -> None:
     """Add to what earlier runs of the same target recorded."""
     name = f"fuzz_{target}"
-    before = (table.recorded() if table.RECORD.exists() else {}).get(name, {"tried": 0, "survived": 0, "seconds": 0})
+    known = json.loads(reliability.RESULTS.read_text()) if reliability.RESULTS.exists() else {}
+    before = known.get(name, {"tried": 0, "survived": 0, "seconds": 0})
     note = {
         "images": "damaged pictures; survived: no crash, no exception, validator and trainer of one mind",
         "params": "damaged params files; survived: legal parameters of every stage, or one bounded error",
     }[target]
     note += "; seconds are the processor's"
     survived = before["survived"] + done.executed - len(done.findings)
-    table.record(name, before["tried"] + done.executed, survived, before["seconds"] + seconds, note)
+    tried, spent = before["tried"] + done.executed, before["seconds"] + seconds
+    reliability.record({name: reliability.entry(tried, survived, spent, note)})
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import subprocess
 import sys
@@ -17,12 +16,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from benchmarks import reliability
 from tests.reliability.input_faults import INPUT_FAULTS
 from tests.reliability.run_faults import RUN_FAULTS
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/reliability.md"
-RECORD = ROOT / "benchmarks/reliability.json"
+RECORD = reliability.RESULTS
 FAULTS = sorted([*INPUT_FAULTS, *RUN_FAULTS], key=lambda one: one.row)
 BAD_INPUTS = range(1, 41)
 KEYS = {"tried", "survived", "seconds", "date", "note"}
@@ -52,14 +52,6 @@ def recorded() -> dict[str, Any]:
     return found
 
 
-def record(name: str, tried: int, survived: int, seconds: float, note: str) -> None:
-    """Put an experiment's outcome in place of its last one."""
-    found = recorded() if RECORD.exists() else {}
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    found[name] = {"tried": tried, "survived": survived, "seconds": round(seconds), "date": today, "note": note}
-    RECORD.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
 def page(text: str) -> str:
     """The page's text with both generated parts put between their markers."""
     for name, part in (("faults", faults()), ("figures", figures(recorded()))):
@@ -86,7 +78,8 @@ def count() -> None:
             sys.stderr.write(f"{file}: {ran - bad} of {ran}\n")
             tried, survived = tried + ran, survived + ran - bad
     note = "cases of the tests of rows 1 to 40 but slow ones; each refuses or takes its bad input as the row says"
-    record("bad_inputs", tried, survived, time.monotonic() - begun, note)
+    seconds = time.monotonic() - begun
+    reliability.record({"bad_inputs": reliability.entry(tried, survived, seconds, note)})
 
 
 if __name__ == "__main__":
