@@ -159,7 +159,7 @@ def test_a_record_of_a_living_holder_is_left_alone(notes: Path, tmp_path: Path) 
     assert json.loads(notes.read_text()) == {"write": {}, "read": {}}
 
 
-@pytest.mark.parametrize("pid", [os.getpid(), os.getppid()])
+@pytest.mark.parametrize("pid", [os.getpid(), os.getppid()], ids=["own", "parent"])  # xdist compares names
 def test_a_process_that_only_has_the_holders_number_holds_nothing(pid: int, notes: Path, tmp_path: Path) -> None:
     notes.write_text(record(pid, "/some/where/dvc/__main__.py repro -s no-such-stage"))
     assert rwlock.mend(tmp_path)
