@@ -43,6 +43,14 @@ def readable(path: Path) -> bool:
     return _read(path) is not None
 
 
+def users(path: Path) -> list[tuple[str, int, str, bool]]:
+    """(file or folder, pid, command, whether that process holds it) of each entry of the record at `path`."""
+    record = _read(path) or {}
+    entries = [(name, one) for name, one in record.get("write", {}).items()]
+    entries += [(name, one) for name, many in record.get("read", {}).items() for one in many]
+    return [(name, int(one["pid"]), str(one["cmd"]), _holds(one)) for name, one in entries]
+
+
 def _read(path: Path) -> Record | None:
     """What the file records; None where it is cut or of another form."""
     from dvc.rwlock import SCHEMA

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from commands.checks.finding import Finding, ok, problem, some, warning
 from flows import rwlock
@@ -47,11 +44,12 @@ def locks(root: Path, repair: bool) -> Iterator[Finding]:
             who = path.read_text(errors="replace").strip()
             held.append(f"{what} is in use by {f'pid {who}' if who.isdigit() else who or 'another process'}")
     dead = []
-    for name, pid, command in [] if unreadable else _users(root):
-        if psutil.pid_exists(pid):
-            held.append(f"{name} is in use by pid {pid} ({command})")
+    for name, pid, command, holds in rwlock.users(root / ".dvc" / "tmp" / "rwlock"):
+        place = Path(name).relative_to(root) if Path(name).is_relative_to(root) else Path(name)
+        if holds:
+            held.append(f"{place} is in use by pid {pid} ({command})")
         else:
-            dead.append(f"{name} (pid {pid})")
+            dead.append(f"{place} (pid {pid})")
     if held:
         yield problem("locks", Busy, "; ".join(held), "wait for it to end, or end that process; no lock needs deleting")
     if dead:
@@ -70,20 +68,6 @@ def config(root: Path) -> Any:
 
     folder = str(root / ".dvc")
     return Config(folder, local_dvc_dir=folder)
-
-
-def _users(root: Path) -> Iterator[tuple[str, int, str]]:
-    """(path, pid, command) of every process that DVC's record names."""
-    path = root / ".dvc" / "tmp" / "rwlock"
-    try:
-        record = json.loads(path.read_text())
-    except FileNotFoundError:
-        return
-    for name, users in record.items():
-        relative = Path(name).relative_to(root) if Path(name).is_relative_to(root) else Path(name)
-        for user in [users.get("write") or {}, *(users.get("read") or [])]:
-            if user.get("pid"):
-                yield str(relative), int(user["pid"]), str(user.get("cmd", ""))
 
 
 def _held(path: Path) -> bool:

@@ -207,9 +207,13 @@ def test_what_is_in_use_is_left_alone(project: Project) -> None:
     project.add()
     before = hashes.sha256_of_tree(project.folder / "data/download")
     project.put("dogs/new.jpg", "a new dog")
-    held = {"read": {}, "write": {str(project.folder / "data/download"): {"pid": os.getpid(), "cmd": "dvc repro"}}}
-    (project.folder / ".dvc/tmp/rwlock").write_text(json.dumps(held))
-    said = project.add(code=6)
+    # As DVC enters itself: its arguments stand at the end of its command line.
+    with subprocess.Popen([sys.executable, "-c", "input()", "repro"], stdin=subprocess.PIPE) as holder:
+        one = {"pid": holder.pid, "cmd": "/some/where/dvc repro"}
+        held = {"read": {}, "write": {str(project.folder / "data/download"): one}}
+        (project.folder / ".dvc/tmp/rwlock").write_text(json.dumps(held))
+        said = project.add(code=6)
+        holder.kill()
     assert "data/download is in use" in said
     assert "dvc repro" in said
     assert hashes.sha256_of_tree(project.folder / "data/download") == before

@@ -149,7 +149,7 @@ def test_a_flipped_object_without_a_good_copy_is_never_pushed(toy: Toy, tmp_path
     flip(place(toy, md5))
     (toy.folder / "data/export/out.txt").unlink()
     with opened(toy.folder) as project, pytest.raises(NotIntact, match="nothing was pushed"):
-        project.push(["export"])
+        project.push(["export"], toy.git("rev-parse", "HEAD").strip())
     assert not (tmp_path / "store").exists()
 
 
