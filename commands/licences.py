@@ -6,9 +6,6 @@ import re
 import sys
 from importlib.metadata import PackageNotFoundError, metadata
 
-from commands.checks.installed import pinned
-from commands.doctor import CODE
-
 # Licences that ask more of who passes the package on than to name its authors.
 COPYLEFT = re.compile(r"GPL|General Public|MPL|Mozilla|EPL|Eclipse|EUPL|CDDL|CeCILL", re.IGNORECASE)
 LONGEST = 60  # letters; some packages put the whole licence there
@@ -21,6 +18,9 @@ def licences() -> None:
 
     docs/licences.md is this list; `graft licences > docs/licences.md` makes it anew after a change of packages.
     """
+    from commands.checks.installed import pinned
+    from commands.doctor import CODE
+
     rows = [(name, version, _licence(name)) for name, version in pinned(CODE)]
     copyleft = [row for row in rows if COPYLEFT.search(row[2])]
     lines = [

@@ -98,11 +98,12 @@ def _plan(repo: Any, targets: Sequence[str]) -> list[Planned]:
     locks = {path: file.lockfile_contents.get("stages", {}) for path, file in files.items()}
 
     planned: dict[Any, Planned] = {}
+    present: dict[tuple[str, str], Any] = {}  # what files are now: most modules are read by several stages
     for stage in ordered:
         upstream = [one for one in planned if graph.has_edge(stage, one) and planned[one].verdict != "unchanged"]
         if stage.frozen:
             planned[stage] = Planned(named[stage], "unchanged", ("frozen: dvc repro does not run it",))
-        elif reasons := tuple(_reasons(stage, locks[stage.path].get(stage.name, {}))):
+        elif reasons := tuple(_reasons(stage, locks[stage.path].get(stage.name, {}), present)):
             planned[stage] = Planned(named[stage], "run", reasons)
         elif upstream or (folders := _doubtful_folders(stage)):
             depends = [f"depends on {', '.join(named[one] for one in upstream)}"] if upstream else folders
@@ -135,7 +136,7 @@ def _targeted(targets: Sequence[str], legal: dict[str, Any]) -> list[Any]:
     return found
 
 
-def _reasons(stage: Any, recorded: dict[str, Any]) -> Iterator[str]:
+def _reasons(stage: Any, recorded: dict[str, Any], present: dict[tuple[str, str], Any]) -> Iterator[str]:
     """Why the stage would run whatever its upstream does."""
     from dvc.dependency import ParamsDependency
 
@@ -151,7 +152,7 @@ def _reasons(stage: Any, recorded: dict[str, Any]) -> Iterator[str]:
     for dependency in stage.deps:
         if isinstance(dependency, ParamsDependency):
             yield from _parameters(dependency)
-        elif reason := _dependency(dependency):
+        elif reason := _dependency(dependency, present):
             yield reason
     for output in stage.outs:
         if not output.hash_info:
@@ -199,7 +200,7 @@ def _differences(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]
         yield name, old, new
 
 
-def _dependency(dependency: Any) -> str | None:
+def _dependency(dependency: Any, present: dict[tuple[str, str], Any]) -> str | None:
     """Why a file or folder makes the stage run, or None."""
     from dvc.dependency import Dependency
 
@@ -217,8 +218,12 @@ def _dependency(dependency: Any) -> str | None:
     if not dependency.exists:
         return f"{_kind(dependency)} {_path(dependency)} is missing" if _git_should_hold(dependency) else None
     # An empty folder is a clone's: git keeps folders of data only by their .gitkeep.
-    if _is_here(dependency) and dependency.get_hash() != dependency.hash_info:
-        return f"{_kind(dependency)} {_path(dependency)} changed"
+    if _is_here(dependency):
+        key = dependency.fs_path, dependency.hash_name
+        if key not in present:
+            present[key] = dependency.get_hash()
+        if present[key] != dependency.hash_info:
+            return f"{_kind(dependency)} {_path(dependency)} changed"
     return None
 
 
