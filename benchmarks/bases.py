@@ -5,7 +5,7 @@
 
 Runs params.yaml once for each base and seed with the same share of layers frozen, 0.65, which for MobileNetV2 is
 the tutorial's layer 100. Everything else is the recipe's. params.yaml is put back afterwards. Prints one JSON line
-for each run and a line of means for each base; a base whose weights cannot be had is named and left out.
+for each run and a line of means for each base; a base whose run fails is named and left out.
 """
 
 from __future__ import annotations
