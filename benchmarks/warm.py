@@ -19,7 +19,8 @@ from typing import Any
 
 from benchmarks.shim import Ask
 
-TENSORFLOW = {"fine_tune", "evaluate", "export", "feature_extract"}
+OPENVINO = {"feature_extract", "evaluate"}
+TENSORFLOW = {"fine_tune", "export"}
 ROOT = Path(__file__).parent.parent
 
 
@@ -80,18 +81,26 @@ def _ready(what: str) -> Any:
         importlib.import_module("dvc.commands.repro")
         importlib.import_module("dvc.repo.reproduce")
         return importlib.import_module("dvc.cli").main
+    if what in OPENVINO:  # as stages.store.engines imports Keras: on OpenVINO, without its telemetry
+        os.environ["KERAS_BACKEND"] = "openvino"
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+        _import_keras("openvino")
     if what in TENSORFLOW:
-        from stages.store import keras_import
-
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-        with keras_import.lean():
-            importlib.import_module("keras")
-        importlib.import_module("tensorflow")
+        _import_keras("tensorflow")
     if what == "validate":
         importlib.import_module("great_expectations")
     module = importlib.import_module(f"stages.{what}")
     process = importlib.import_module("stages.store.process")
     return lambda _: process.run(what, module.main)
+
+
+def _import_keras(engine: str) -> None:
+    from stages.store import keras_import
+
+    with keras_import.lean():
+        importlib.import_module("keras")
+    importlib.import_module(engine)
 
 
 def _run(request: dict[str, Any], call: Any) -> None:
