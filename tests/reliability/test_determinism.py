@@ -1,13 +1,12 @@
 """Two clean runs of the real stages, everything around them changed at once: the same dvc.lock.
 
-Changed: folder, its depth, locale, time zone, clock (a day ahead, as the stages see it), user where the tests run as
-root, umask, hash seed, number of visible cores, home, temporary folder. The number of threads is a parameter.
+Changed: folder, its depth, locale, time zone, clock (a day ahead, as the stages see it), user where the system lets it
+be, umask, hash seed, number of visible cores, home, temporary folder. The number of threads is a parameter.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -52,18 +51,26 @@ def other_surroundings(folder: Path) -> dict[str, str]:
 
 
 def as_somebody_else(folder: Path) -> list[str]:
-    """A command's beginning that makes it nobody's, in a folder of nobody's; empty where that cannot be."""
-    # Where nobody may not even read this Python, as below /root, the user stays.
-    command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    if os.geteuid() != 0 or shutil.which("setpriv") is None:
-        return []
-    # What DVC starts has to be able to start Python, too.
-    program = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', 'import dvc']).returncode)"
-    if subprocess.run([*command, sys.executable, "-c", program], capture_output=True).returncode:
-        return []
-    for path in (folder, *folder.rglob("*")):
-        os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
-    return command
+    """A command's beginning that makes it another user's, in a folder of that user's; empty where that cannot be."""
+    real = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    if os.geteuid() == 0 and _starts_python(real):
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+        return real
+    # Where nobody may not even read this Python, as below /root: the kernel calls this user by another number, and the
+    # run sees another user, who owns what this one owns.
+    seen = ["unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}"]
+    return seen if _starts_python(seen) else []
+
+
+def _starts_python(command: list[str]) -> bool:
+    """Whether DVC can be imported behind `command`, by what a process there starts too, and as another user."""
+    program = f"import os, dvc; assert os.getuid() != {os.getuid()}"
+    program = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', {program!r}]).returncode)"
+    try:
+        return subprocess.run([*command, sys.executable, "-c", program], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
 @pytest.fixture
