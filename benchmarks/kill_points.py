@@ -184,7 +184,7 @@ class Bench:
         code, said = self.runner.run(checkout, self.goal.variables(checkout), None, self._log)
         attempt.mended = "mended:" in said
         psutil.wait_procs(before, timeout=GONE)
-        why += [f"process {one.pid} of the broken run lives" for one in before if one.is_running()]
+        why += [f"{named(one)} of the broken run lives" for one in before if one.is_running()]
         if code:
             why.append(f"again: exit {code}: {said[-1500:]}")
         lock = checkout / "dvc.lock"
@@ -198,7 +198,7 @@ class Bench:
         why += [f"DVC's list of locks has {pid}" for pid in holders(checkout) if psutil.pid_exists(pid)]
         left = living(checkout)
         psutil.wait_procs(left, timeout=GONE)
-        why += [f"process {one.pid} lives after the end" for one in left if one.is_running()]
+        why += [f"{named(one)} lives after the end" for one in left if one.is_running()]
         return attempt
 
     def _counted(self) -> int:
@@ -238,6 +238,14 @@ def living(folder: Path) -> list[psutil.Process]:
         except (psutil.Error, OSError):
             continue
     return found
+
+
+def named(process: psutil.Process) -> str:
+    """A process by number and command line."""
+    try:
+        return f"process {process.pid} ({' '.join(process.cmdline())[:200]})"
+    except psutil.Error:
+        return f"process {process.pid}"
 
 
 def spread(count: int, wanted: int, seed: int) -> list[int]:

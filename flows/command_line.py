@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from flows.redact import redact
 from flows.run import STAGES, exit_code
+from flows.tether import tether
 
 
 def main(pipeline: Flow[..., State[Any]]) -> None:
@@ -22,6 +23,7 @@ def main(pipeline: Flow[..., State[Any]]) -> None:
     Without PREFECT_API_URL, Prefect starts a temporary server for the run; with it, the run appears there.
     """
     asked = _parser().parse_args()
+    tether()
     _answering()
     state: State[Any] = pipeline(
         targets=asked.targets or None,

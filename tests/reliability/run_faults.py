@@ -35,6 +35,8 @@ RUN_FAULTS = [
           "stages/test_fine_tune_resume.py::test_killed_again_and_again_it_goes_on_and_ends_with_the_same_bytes",
           "stages/test_feature_extract.py::test_a_killed_run_goes_on_where_it_was",
           "flows/test_pipeline_flow.py::test_a_killed_run_leaves_no_stage_behind_and_the_next_run_finishes",
+          "flows/test_tether.py::test_what_a_killed_run_started_is_killed",
+          "::test_prefects_temporary_server_ends_with_a_killed_run",
           gap="twenty points in each stage were swept for download, split and validate alone; a plain `dvc repro` "
           "needs `python -m flows.mending`, which `make run` and flows do by themselves, where DVC's files were cut"),
     fault(44, "SIGTERM, Ctrl-C", "one line, exit 143 or 130, workers ended, nothing half written",
