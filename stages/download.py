@@ -29,7 +29,9 @@ OUT = Path("data/download")
 class DownloadParams(StageParams):
     """Where the images come from, and how much is taken on trust."""
 
-    source: str = Field("digits", min_length=1, description="'digits', or the path or URL of the images")
+    source: str = Field(
+        "digits", min_length=1, description="'digits', or the path or URL of the images; a login goes into ~/.netrc"
+    )  # fmt: skip
     watch: str = Field("data/images", min_length=1, description="path DVC watches; a source folder must be it")
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="pin of an archive, Parquet or CSV file")
     images_per_shard: int = Field(256, ge=1, le=65536, description="images per Parquet file, on average")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import http.client
 import logging
+import netrc
+import os
 import re
 import ssl
 import time
@@ -14,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from stages.core.errors import ConfigError, EnvironmentFault, IntegrityError
 from stages.store import file_kinds, process
@@ -67,6 +69,11 @@ def check(url: str) -> None:
         valid = False
     if not valid:
         raise ConfigError(f"download.source: received {shown!r}; its host or port is not valid")
+    if "@" in urlsplit(url).netloc:
+        raise ConfigError(
+            f"download.source: the URL at {shown!r} holds a login, which git, dvc.lock and Prefect would keep; put it "
+            f"into ~/.netrc: machine {urlsplit(url).hostname} login NAME password PASSWORD"
+        )
 
 
 def fetch(
@@ -119,13 +126,31 @@ class Redirects(urllib.request.HTTPRedirectHandler):
 
 def _request(url: str) -> urllib.request.Request:
     parts = urlsplit(url)
-    bare = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
+    bare = urlunsplit((parts.scheme, parts.netloc, parts.path, parts.query, ""))
     request = urllib.request.Request(bare, headers={"User-Agent": "graft", "Accept-Encoding": "identity"})
-    if parts.username is not None:
-        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    login = _login(str(parts.hostname))
+    if login is not None:
         # Unredirected: another host must not be handed this one's password.
         request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
     return request
+
+
+def _login(host: str) -> str | None:
+    """`name:password` for a host out of ~/.netrc, or out of the file that NETRC names, as curl reads them."""
+    named = os.environ.get("NETRC")
+    try:
+        found = netrc.netrc(named or None).authenticators(host)
+    except FileNotFoundError:
+        if named:
+            raise EnvironmentFault(f"NETRC names {named}, which is not there") from None
+        return None
+    except (netrc.NetrcParseError, UnicodeDecodeError, OSError) as error:
+        # The parser's own words may repeat what it could not read, a password for one.
+        raise EnvironmentFault(
+            f"{named or '~/.netrc'}: cannot be read as a netrc file of this user's that is closed to others "
+            f"({type(error).__name__}); mend it, or let NETRC name another"
+        ) from None
+    return f"{found[0]}:{found[2] or ''}" if found else None
 
 
 def _fetch_once(url: str, partial: Path, timeout: float, max_bytes: int) -> None:
@@ -166,7 +191,7 @@ def _network_faults(url: str) -> Iterator[None]:
             raise _Interrupted(f"the server answered {error.code} {error.reason}") from None
         raise EnvironmentFault(
             f"{redacted(url)}: the server answered {error.code} {error.reason}; check that download.source "
-            "is right and may be fetched without logging in"
+            "is right; a login belongs into ~/.netrc"
         ) from None
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):

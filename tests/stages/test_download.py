@@ -207,7 +207,7 @@ def test_url(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         thread.start()
         place = f"127.0.0.1:{server.server_address[1]}/a.zip"
         try:
-            run(monkeypatch, source=f"http://me:pw@{place}?token=1", sha256=digest)
+            run(monkeypatch, source=f"http://{place}?token=1", sha256=digest)
             assert [(row["name"], row["given_split"]) for row in rows()] == [
                 ("train/cats/1.jpg", "train"),
                 ("val/dogs/2.jpg", "val"),

@@ -110,6 +110,15 @@ class Fetching:
 
 
 @pytest.fixture
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home beside the folder that is fetched into."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.delenv("NETRC", raising=False)
+    monkeypatch.setenv("HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
 def fetching(tmp_path: Path) -> Fetching:
     return Fetching(tmp_path)
 
@@ -193,14 +202,53 @@ def test_redirects_never_lose_encryption() -> None:
     assert followed.full_url == "https://other/b"
 
 
-def test_a_login_is_sent_to_its_host_only_and_never_shown(server: Server, fetching: Fetching) -> None:
+def test_a_login_is_sent_to_its_host_only_and_never_shown(
+    server: Server, fetching: Fetching, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logins = home / "logins"
+    logins.write_text("machine other.example login you password q\nmachine 127.0.0.1 login me password p@ss\n")
+    monkeypatch.setenv("NETRC", str(logins))
     server.answers = [redirect("/elsewhere"), status(404)]
-    url = server.url.replace("http://", "http://me:p%40ss@") + "?token=secret"
-    message = fetching.fails(EnvironmentFault, url)
+    message = fetching.fails(EnvironmentFault, server.url + "?token=secret")
     assert server.url in message
-    assert not any(word in message for word in ("p%40ss", "p@ss", "secret", "me:"))
+    assert not any(word in message for word in ("p@ss", "secret", "me:"))
     assert server.headers[0]["Authorization"] == "Basic " + base64.b64encode(b"me:p@ss").decode()
     assert "Authorization" not in server.headers[1]
+
+
+def test_a_netrc_in_the_home_is_read_where_it_is_closed_to_others(
+    server: Server, fetching: Fetching, home: Path
+) -> None:
+    server.answers = [good, good]
+    assert fetching(server.url) == BODY
+    assert "Authorization" not in server.headers[0]
+    (fetching.folder / "fetched").unlink()
+    (home / ".netrc").write_text("machine 127.0.0.1 login me password p@ss\n")
+    (home / ".netrc").chmod(0o644)
+    assert "closed to others" in fetching.fails(EnvironmentFault, server.url)
+    (home / ".netrc").chmod(0o600)
+    fetching(server.url)
+    assert server.headers[1]["Authorization"].startswith("Basic ")
+
+
+@pytest.mark.parametrize("text", ["machine 127.0.0.1 login me p@ss", None])
+def test_a_netrc_that_cannot_be_read_is_named_without_its_text(
+    text: str | None, server: Server, fetching: Fetching, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if text is not None:
+        (home / "logins").write_text(text)
+    monkeypatch.setenv("NETRC", str(home / "logins"))
+    message = fetching.fails(EnvironmentFault, server.url)
+    assert str(home / "logins") in message
+    assert "p@ss" not in message
+
+
+def test_a_login_in_a_url_is_refused_without_showing_it(fetching: Fetching) -> None:
+    for login in ("me:p%40ss", "onetoken"):
+        message = fetching.fails(ConfigError, f"https://{login}@host.example/a.zip")
+        assert "~/.netrc" in message
+        assert "machine host.example" in message
+        assert login not in message
 
 
 def test_the_environments_proxy_is_used(server: Server, fetching: Fetching, monkeypatch: pytest.MonkeyPatch) -> None:
