@@ -214,10 +214,26 @@ INPUT_FAULTS = [
           "::test_the_smoke_run_refuses_nan_another_label_and_another_length",
           "test_pipeline.py::test_the_certificate_says_how_each_format_agrees",
           "commands/test_predict.py::test_every_format_answers_as_the_savedmodel_does_from_bytes"),
-    fault(63, "a converter that fails half way", "exit 5 naming the format; nothing of this run published",
+    fault(63, "a converter that fails half way, is not installed, or writes what does not run",
+          "exit 5 naming the format, nothing of this run published; of a format in `export.optional` the others are "
+          "published, and certificate, card, log, `graft predict` and `graft promote` say why it is not; never for a "
+          "fault of the disk, a lack of memory, or Ctrl-C",
           "reliability/test_converters.py::test_a_converter_that_fails_publishes_nothing",
           "::test_a_fault_of_the_disk_stays_one", "store/test_exported.py::test_what_does_not_run_is_said",
-          gap="no format can be declared optional, so none is published without the others"),
+          "commands/test_promote.py::test_champions_come_and_go",
+          "reliability/test_optional_formats.py::test_only_the_optional_one_is_missing_and_everybody_is_told",
+          "::test_what_an_optional_format_may_do_ends_a_required_one",
+          "::test_no_fault_of_the_machine_passes_for_a_formats",
+          "::test_a_disk_too_full_for_the_model_is_one_whatever_a_converter_says",
+          "::test_what_is_not_installed_is_refused_before_a_run_or_told_after_it",
+          "::test_only_formats_that_are_asked_for_can_be_optional",
+          "::test_a_runtime_that_ends_is_the_formats_failure", "::test_a_runtime_that_the_machine_ends_is_not",
+          "::test_a_format_that_disagrees_is_not_published_either_way",
+          "::test_a_reason_names_nothing_of_the_machine_or_the_run",
+          "::test_real_converters_and_runtimes_beside_one_that_fails",
+          gap="converters run in the stage's process: one that crashes it by a signal, not an exception, ends the "
+          "stage, optional or not, with nothing published; the failing converters of the tests raise what the tests "
+          "give them"),
     fault(64, "a renderer of Great Expectations that raises, a page with a rule missing", "exit 4, nothing published",
           "store/test_data_docs.py::test_a_renderer_that_raises_stops_the_stage",
           "::test_a_page_with_a_rule_missing_stops_the_stage",
