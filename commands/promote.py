@@ -98,7 +98,7 @@ def decided(root: Path, project: Project, registry: Registry, terms: Terms, acce
     """
     from flows import contest
     from stages.core import promotion
-    from stages.store import contenders, hashes
+    from stages.store import contenders, exported_files, hashes
 
     here, champion = project.here(), registry.champion()
     contest.check(root, list(here.stages))
@@ -129,6 +129,7 @@ def decided(root: Path, project: Project, registry: Registry, terms: Terms, acce
     record |= {"rules": found["rules"], "slices": found["slices"]}
     record["tried"] = contest.tried(root, project, champion, set(images), contenders.tested_images)
     record["warnings"] = promotion.warnings(record["tried"], found["rules"], champion is not None)
+    record["warnings"] += exported_files.missing(root / contest.EXPORT)
     broken = [rule for rule in found["rules"] if not rule["passed"]]
     if broken:
         because = "; ".join(f"{rule['name']}: {rule['said']}" for rule in broken)

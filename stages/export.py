@@ -4,7 +4,8 @@ Reads   data/fine_tune/{model.keras, training.json}, reports/evaluate/{details.j
         data/feature_extract/trunk.json, data/split/, data/validate/classes.json,
         data/download/{dataset.json, source.json, images/}
 Writes  data/export/{saved_model/, model.keras, model.tflite, model_int8.tflite, openvino/, model.onnx,
-        certificate.json, labels.txt, MODEL_CARD.md}; model.onnx where params.yaml asks for it
+        certificate.json, labels.txt, MODEL_CARD.md}; model.onnx where params.yaml asks for it. What is not there,
+        though asked for, certificate.json and the card name, and why
 Run     python -m stages.export
 """
 
@@ -12,19 +13,18 @@ from __future__ import annotations
 
 import logging
 import platform
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from stages.core import certificate, images, labels, model_card, temperature
-from stages.core.errors import IntegrityError
-from stages.core.parameters import StageParams
+from stages.core.errors import ConfigError, IntegrityError
+from stages.core.parameters import Problem, StageParams, shown
 from stages.core.schemas import PREDICTIONS, SPLIT
 from stages.store import (
     documents,
@@ -63,6 +63,9 @@ class ExportParams(StageParams):
         ["keras", "litert", "litert_int8", "openvino"],
         description="beside saved_model, which is always written; onnx needs the extra of that name",
     )
+    optional: list[str] = Field(
+        [], description="those of `formats` that may fail: without them the others are published, with the reason"
+    )
     certified_images: int = Field(1000, ge=1, description="test images each format is compared on, at most")
     smoke_images: int = Field(8, ge=1, le=1024, description="test images the exported model is tried on")
     tolerance: float = Field(0.02, gt=0.0, le=1.0, description="largest allowed difference of a probability")
@@ -70,13 +73,16 @@ class ExportParams(StageParams):
         "none", description="what every format divides its logits by; validation: what evaluate fitted there"
     )
 
-    @field_validator("formats")
-    @classmethod
-    def _can_be_written(cls, formats: list[str]) -> list[str]:
+    def across(self, blocks: Mapping[str, StageParams]) -> Iterator[Problem]:
         """Refused here, no stage starts: an hour of training should not end at a package that is not there."""
-        if "onnx" in formats and (why := onnx_model.missing()):
-            raise ValueError(why)
-        return formats
+        for name in dict.fromkeys(self.optional):
+            if name not in self.formats:
+                legal = ", ".join(map(repr, dict.fromkeys(self.formats))) or "there is none"
+                always = "; saved_model is always written, and the others' measure" if name == "saved_model" else ""
+                problem = f"received {shown(name)}; must be among export.formats: {legal}{always}"
+                yield Problem("export.optional", problem)
+        if "onnx" in self.formats and "onnx" not in self.optional and (why := onnx_model.missing()):
+            yield Problem("export.formats", f"{why}, or name it in export.optional")
 
 
 def main() -> str:
@@ -100,20 +106,33 @@ def main() -> str:
     with outputs.replacing(OUT) as (out,):
         found: dict[str, Any] = {}
         with exported.questions(out / ".asked", _pictures(chosen, side), len(chosen), side) as asked:
-            for format_ in ("saved_model", *dict.fromkeys(settings.formats)):
-                path = exported.write(format_, model, classes, out, _examples(side))
-                if format_ == "saved_model":
-                    difference = saved_model.smoke(path, classes, expected, settings.tolerance)
-                answers, seconds = exported.answers(format_, path, asked)
-                found[format_] = certificate.compare(format_, evaluated, answers, exported.size(path), heat)
-                # The time stands in the log alone: in a file no two runs would have the same outputs.
-                log.info("%s: %.1f ms an image by itself", format_, 1000 * seconds)
+            # Those that may fail come last, so that the others are written as if there were none.
+            formats = sorted(dict.fromkeys(settings.formats), key=settings.optional.__contains__)
+            for format_ in ("saved_model", *formats):
+                before = set(out.iterdir())
+                try:
+                    path = exported.write(format_, model, classes, out, _examples(side))
+                    if format_ == "saved_model":
+                        difference = saved_model.smoke(path, classes, expected, settings.tolerance)
+                    answers, seconds = exported.answers(format_, path, asked)
+                except (exported.FormatFailed, ConfigError) as error:
+                    if format_ not in settings.optional:
+                        raise
+                    # In full: what the certificate has of it is shorter, and the same wherever it happens.
+                    said = " ".join(str(error.__cause__ or error).split())
+                    log.warning("%s is optional, and failed: %s", format_, said)
+                    found[format_] = certificate.absent(getattr(error, "why", f"cannot be written ({error})"))
+                else:
+                    found[format_] = certificate.compare(format_, evaluated, answers, exported.size(path), heat)
+                    # The time stands in the log alone: in a file no two runs would have the same outputs.
+                    log.info("%s: %.1f ms an image by itself", format_, 1000 * seconds)
                 if not found[format_]["published"]:
                     why = certificate.refusal(format_, found[format_])
                     if format_ == "saved_model":
                         raise IntegrityError(f"{path}: {why}")
                     log.warning(why)
-                    _remove(path)
+                    for path in set(out.iterdir()) - before:
+                        outputs.remove(path)
         (out / exported_files.LABELS).write_text(labels.text(classes), encoding="utf-8")
         written = hashes.sha256_of_tree(out)
         for format_, one in found.items():
@@ -131,9 +150,9 @@ def main() -> str:
         (out / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     published = [format_ for format_, one in found.items() if one["published"]]
-    refused = [f"{name} refused" for name, one in found.items() if not one["published"]]
+    missing = [f"{name} not published" for name, one in found.items() if not one["published"]]
     return (
-        f"{', '.join([*published, *refused])}, {len(classes)} labels and card, {size / 1e6:.1f} MB; in clean processes "
+        f"{', '.join([*published, *missing])}, {len(classes)} labels and card, {size / 1e6:.1f} MB; in clean processes "
         f"they agree on {min(found[name]['agreement'] for name in published):.2%} of {len(chosen):,} test images or "
         f"more; largest difference of the first {difference:.1g}"
     )
@@ -168,14 +187,6 @@ def _examples(side: int) -> npt.NDArray[np.uint8]:
     names = sorted(row["name"] for row in rows if row["split"] == "train")
     chosen = [names[at] for at in np.unique(np.linspace(0, len(names) - 1, EXAMPLES).round().astype(int))]
     return np.stack([pixels for _, pixels in pictures.read(chosen, side)])
-
-
-def _remove(path: Path) -> None:
-    """What a refused format wrote."""
-    if path.suffix == ".xml":
-        shutil.rmtree(path.parent)
-    else:
-        path.unlink()
 
 
 def _smoke_set(rows: list[dict[str, Any]], count: int) -> list[tuple[bytes, list[float]]]:

@@ -1,7 +1,8 @@
 """A tiny classifier in every format that can be written here: `python -m tests.exported_model FOLDER …`.
 
 A process of its own, as TensorFlow numbers what it traces. Each folder gets the model and labels.txt; beside the
-folders lie pixels.npy, read, and expected.npy, the model's own answers to it.
+folders lie pixels.npy, read, and expected.npy, the model's own answers to it. A folder named `hostile` gets a model
+whose classes are tests.hostile_labels, and which names class k of an image whose pixels are all GREY[k].
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from stages.store import onnx_model
+from tests.hostile_labels import LABELS
 
 ROOT = Path(__file__).parents[1]
 SIDE, CLASSES = 16, ["cat", "wire fox terrier", "dög\n2"]
+GREY = np.linspace(0, 255, len(LABELS)).round().astype(np.uint8)
 NO_ONNX = onnx_model.missing()
 NAMES = ["saved_model", "keras", "litert", "litert_int8", "openvino", *([] if NO_ONNX else ["onnx"])]
 FORMATS = [*NAMES, *([pytest.param("onnx", marks=pytest.mark.skip(reason=NO_ONNX))] if NO_ONNX else [])]
@@ -32,8 +36,7 @@ def write(*folders: Path) -> None:
 
 
 def main() -> None:
-    from stages.core import labels
-    from stages.store import exported, tensorflow_runtime
+    from stages.store import tensorflow_runtime
 
     tensorflow_runtime.start(1, 0)
     import keras
@@ -49,10 +52,32 @@ def main() -> None:
     x = keras.layers.Dense(len(CLASSES), activation="softmax", kernel_initializer=large)(x)
     model = keras.Model(pixels, x)
     for folder in folders:
-        for format_ in NAMES:
-            exported.write(format_, model, CLASSES, folder, examples)
-        (folder / "labels.txt").write_text(labels.text(CLASSES), encoding="utf-8")
+        if folder.name == "hostile":
+            _every_format(_by_grey(pixels), LABELS, folder, examples)
+        else:
+            _every_format(model, CLASSES, folder, examples)
     np.save(folders[0].parent / "expected.npy", model.predict(examples.astype(np.float32), verbose=0))
+
+
+def _every_format(model: Any, classes: list[str], folder: Path, examples: np.ndarray) -> None:
+    from stages.core import labels
+    from stages.store import exported
+
+    for format_ in NAMES:
+        exported.write(format_, model, classes, folder, examples)
+    (folder / "labels.txt").write_text(labels.text(classes), encoding="utf-8")
+
+
+def _by_grey(pixels: Any) -> Any:
+    """The class whose GREY is the nearest to the mean m: -(m - g)^2 is the largest where 2 m g - g^2 is."""
+    import keras
+
+    mean = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(pixels))
+    answer = keras.layers.Dense(len(GREY), activation="softmax")
+    model = keras.Model(pixels, answer(mean))
+    grey = 1000.0 * GREY[None].astype(np.float32) / 255
+    answer.set_weights([np.repeat(2 * grey, 3, axis=0) / 3, -(grey[0] ** 2) / 1000])
+    return model
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.floating[Any]]
 LEAST = 0.995  # share of the images that must get the same class
 LEAST_OF = {"litert_int8": 0.98}  # eight bits a number
+MOST_SAID = 200  # characters of an error in a certificate
+_OF_THIS_RUN = re.compile(r"[/\\]|0x[0-9a-f]|[0-9a-f]{8}|\d{4}|\btmp\w{5}", re.IGNORECASE)
 
 
 def compare(
@@ -20,6 +23,7 @@ def compare(
     `agreement` is the share of images whose likeliest class is the same; an answer that is no number agrees with
     nothing. `largest_gap` is that of a probability, None where an answer is no number or has another shape.
     `temperature` is what the format's logits and those behind `evaluated` were divided by; None leaves it out.
+    Of a format that is not published, `why` says in one line why, as it does in `absent`.
     """
     least = LEAST_OF.get(format_, LEAST)
     fits = answered.shape == evaluated.shape
@@ -34,13 +38,33 @@ def compare(
         "largest_gap": round(float(np.abs(answered - evaluated).max()), 4) if finite.all() else None,
         "bytes": size,
         "published": agreement >= least,
+        **({} if agreement >= least else {"why": _disagrees(agreement, len(evaluated), least)}),
         **({} if temperature is None else {"temperature": temperature}),
     }
 
 
+def absent(why: str) -> dict[str, Any]:
+    """The certificate of a format that there is nothing to compare of; `why` follows its name, as in `refusal`."""
+    return {"published": False, "why": why}
+
+
 def refusal(format_: str, found: dict[str, Any]) -> str:
     """Why a format is not published, in one line."""
-    return (
-        f"{format_} names the same class for {found['agreement']:.2%} of {found['images']:,} test images, and "
-        f"{found['least_agreement']:.1%} are asked for: not published"
-    )
+    return f"{format_} {found['why']}: not published"
+
+
+def said(text: str) -> str:
+    """What an error says, in one line that is the same in every run and names nothing of the machine.
+
+    Words with a slash, as paths have, addresses and other long figures become "…", numbers by themselves (of
+    processes, of lines, times) "#". Sets, which Python prints in another order each time, are sorted.
+    """
+    line = re.sub(r"\{([^{}:]*)\}", lambda found: "{" + ", ".join(sorted(found[1].split(", "))) + "}", text)
+    words = ["…" if _OF_THIS_RUN.search(word) else word for word in line.split()]
+    line = re.sub(r"(?<![\w.])\d(?:[\d.,:]*\d)?(?!\w)", "#", " ".join(words))
+    line = "".join(letter if letter.isprintable() else "…" for letter in line)
+    return line if len(line) <= MOST_SAID else f"{line[:MOST_SAID]}…"
+
+
+def _disagrees(agreement: float, images: int, least: float) -> str:
+    return f"names the same class for {agreement:.2%} of {images:,} test images, and {least:.1%} are asked for"

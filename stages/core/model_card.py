@@ -41,18 +41,9 @@ def write(
         "does, decoded and resized before, and give probabilities.",
         _table(
             ["format", "same class as evaluated", "test images", "largest difference", "MB", "published"],
-            [
-                [
-                    name,
-                    f"{one['agreement']:.2%}, at least {one['least_agreement']:.1%} asked for",
-                    f"{one['images']:,}",
-                    "" if one["largest_gap"] is None else f"{one['largest_gap']:.4f}",
-                    f"{one['bytes'] / 1e6:.1f}",
-                    "yes" if one["published"] else "no",
-                ]
-                for name, one in certificate.items()
-            ],
+            [[name, *_compared(one), "yes" if one["published"] else "no"] for name, one in certificate.items()],
         ),
+        *_missing(certificate),
         *_tempered(certificate),
         "## Data",
         _table(
@@ -105,6 +96,24 @@ def write(
 
 def _half(training: Mapping[str, Any]) -> str:
     return "" if training["precision"] == "float32" else f", layers computing in {training['precision']}"
+
+
+def _compared(one: Mapping[str, Any]) -> list[str]:
+    """Cells of what a format was measured; empty where there was nothing to measure."""
+    if "agreement" not in one:
+        return [""] * 4
+    return [
+        f"{one['agreement']:.2%}, at least {one['least_agreement']:.1%} asked for",
+        f"{one['images']:,}",
+        "" if one["largest_gap"] is None else f"{one['largest_gap']:.4f}",
+        f"{one['bytes'] / 1e6:.1f}",
+    ]
+
+
+def _missing(certificate: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Which formats were asked for and are not there, and why."""
+    lines = [f"- `{name}` {_cell(one['why'])}." for name, one in certificate.items() if not one["published"]]
+    return ["Asked for, but not published:", "\n".join(lines)] if lines else []
 
 
 def _tempered(certificate: Mapping[str, Mapping[str, Any]]) -> list[str]:

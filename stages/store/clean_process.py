@@ -19,14 +19,23 @@ if sys.platform == "linux":
     if os.getppid() != {parent}:
         sys.exit(137)
 """
+LAST = 5  # lines of what it said on standard error
 SETTINGS = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+
+
+class Ended(EnvironmentFault):
+    """It ended with an error: `code` as subprocess gives it, below 0 for a signal; `last` lines of standard error."""
+
+    def __init__(self, model: Path, code: int, last: list[str]) -> None:
+        super().__init__(f"{model}: the exported model does not run in a clean process:\n" + "\n".join(last))
+        self.code, self.last = code, last
 
 
 def run(script: str, arguments: list[str], *, model: Path, seconds: float, given: str = "") -> str:
     """Standard output of Python code, run isolated (-I) in an empty folder with `given` on standard input.
 
-    No PYTHON* variable reaches it, and it ends with this process. Raises EnvironmentFault, which names `model`, where
-    it ends with an error or takes longer than `seconds`.
+    No PYTHON* variable reaches it, and it ends with this process. Raises Ended, which names `model`, where it ends
+    with an error, and EnvironmentFault where it takes longer than `seconds`.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | SETTINGS
     # In another thread the kernel would take that thread's end for the process's.
@@ -41,6 +50,5 @@ def run(script: str, arguments: list[str], *, model: Path, seconds: float, given
         except subprocess.TimeoutExpired:
             raise EnvironmentFault(f"{model}: the exported model gave no answer in {seconds:g} s") from None
     if done.returncode != 0:
-        last = "\n".join(done.stderr.strip().splitlines()[-5:])
-        raise EnvironmentFault(f"{model}: the exported model does not run in a clean process:\n{last}")
+        raise Ended(model, done.returncode, done.stderr.strip().splitlines()[-LAST:])
     return done.stdout

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import signal
+import tempfile
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from stages.core import certificate
 from stages.core.errors import EnvironmentFault, GraftError
-from stages.store import clean_process, labelled, models, onnx_model, saved_model, tensorflow_runtime
+from stages.store import (
+    clean_process,
+    labelled,
+    machine_faults,
+    models,
+    onnx_model,
+    saved_model,
+    tensorflow_runtime,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -29,6 +43,9 @@ PLACES = {
     "onnx": "model.onnx",
 }
 DEADLINE = 1800  # seconds that one format may take for all its images
+# What a process that runs into a defect of its runtime ends with. Others are sent, or come of a disk or of memory.
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+OUT_OF_MEMORY = ("MemoryError", "ResourceExhausted", "RESOURCE_EXHAUSTED", "OOM when allocating")
 
 # For a clean process. `ask` takes float32 pixels [n, S, S, 3] of 0-255, or a list of files' bytes, and gives
 # probabilities [n, C].
@@ -97,22 +114,43 @@ json.dump({{"seconds": sorted(single[2:])[5]}}, sys.stdout)
 """
 
 
+class FormatFailed(EnvironmentFault):
+    """A format that cannot be written or does not run, and the machine is not to blame; `why` as certificate.absent's.
+
+    A fault of the disk, a lack of memory, a deadline and what is sent to end a process are other errors.
+    """
+
+    def __init__(self, message: str, why: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
 def write(format_: str, model: keras.Model, classes: list[str], folder: Path, examples: Pixels) -> Path:
     """Write a model that takes pixels float32 [N, S, S, 3] of 0-255 in one format of PLACES; returns where.
 
     `examples` uint8 [n, S, S, 3] are images that int8 takes its ranges from. In a fresh process the same calls give
-    the same bytes. TensorFlow must have been started. Raises EnvironmentFault where a converter fails.
+    the same bytes. TensorFlow must have been started. Raises FormatFailed where a converter fails or is not installed,
+    ConfigError for a base that onnx cannot be written of, and the machine's faults as they come.
     """
+    if format_ == "onnx" and (lacking := onnx_model.missing()):
+        raise FormatFailed(f"export.formats: {lacking}", f"cannot be written: {lacking}")
     try:
         return _write(format_, model, classes, folder, examples)
     except (GraftError, OSError, MemoryError):
         raise
     # Converters raise whatever the libraries under them raise.
     except Exception as error:
+        if machine_faults.while_writing(error, {folder: folder}) or _out_of_memory(_chain(error)):
+            raise
+        for place in (folder, Path(tempfile.gettempdir())):
+            # A converter may say of a full disk whatever it likes, and take away what filled it.
+            if shutil.disk_usage(place).free < 2 * 4 * model.count_params():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place)) from error
         said = " ".join(str(error).split())[:400] or type(error).__name__
-        raise EnvironmentFault(
+        raise FormatFailed(
             f"export.formats: {format_!r} cannot be written, its converter failed ({said}); nothing was published. "
-            f"Leave {format_!r} out of export.formats, or run it again"
+            f"Leave {format_!r} out of export.formats, name it in export.optional, or run it again",
+            f"cannot be written, its converter failed ({certificate.said(str(error)) or type(error).__name__})",
         ) from error
 
 
@@ -181,10 +219,31 @@ def questions(folder: Path, pictures: Iterable[tuple[bytes, Pixels]], count: int
 def answers(format_: str, path: Path, asked: Path) -> tuple[npt.NDArray[Any], float]:
     """Probabilities [N, C] of an exported model for `questions`, and seconds of one image, by a clean process.
 
-    Raises EnvironmentFault where it does not run there.
+    Raises FormatFailed where it does not run there, EnvironmentFault where the machine lets it not, or not in time.
     """
     script = ASKED.format(ask=ASK[format_])
     arguments = [str(path.resolve()), str(asked.resolve())]
-    said = clean_process.run(script, arguments, model=path, seconds=DEADLINE)
+    try:
+        said = clean_process.run(script, arguments, model=path, seconds=DEADLINE)
+    except clean_process.Ended as end:
+        last = "\n".join(end.last)
+        if end.code < 0:
+            if -end.code not in CRASHES:
+                raise
+            why = f"it was ended by {signal.Signals(-end.code).name}"
+        else:
+            why = certificate.said(end.last[-1]) if end.last else f"it ended with {end.code}"
+        if machine_faults.of(RuntimeError(last)) or _out_of_memory(last):
+            raise
+        raise FormatFailed(str(end), f"does not run in a clean process ({why})") from end
     found: npt.NDArray[Any] = np.load(asked / "answers.npy")
     return found, float(json.loads(said.splitlines()[-1])["seconds"])
+
+
+def _chain(error: Exception) -> str:
+    """An error and what caused it, in words."""
+    return "".join(traceback.format_exception(error, limit=0))
+
+
+def _out_of_memory(said: str) -> bool:
+    return any(words in said for words in OUT_OF_MEMORY)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from stages.core.errors import IntegrityError
+from stages.core.errors import ConfigError, IntegrityError
 from stages.store import documents, hashes
 from stages.store.exported import PLACES
 
@@ -23,12 +24,16 @@ def of(format_: str, digests: Mapping[str, str]) -> dict[str, str]:
 def check(folder: Path, format_: str) -> bool:
     """Hash one format's files against certificate.json; False where that names none, as before it did.
 
-    Raises IntegrityError where a file is missing, is there beside them, or holds other bytes.
+    Raises ConfigError, with the reason, where it says that the format was not published, and IntegrityError where a
+    file is missing, is there beside them, or holds other bytes.
     """
     if not (folder / CERTIFICATE).is_file():
         return False
     certificate = documents.read(folder / CERTIFICATE)
     certified = certificate.get(format_) if isinstance(certificate, dict) else None
+    if isinstance(certified, dict) and certified.get("published") is False:
+        there = ", ".join(name for name, one in certificate.items() if isinstance(one, dict) and one.get("published"))
+        raise ConfigError(f"{folder}: {_refused(format_, certified)}; published are {there}")
     recorded = certified.get("sha256") if isinstance(certified, dict) else None
     if not isinstance(recorded, dict) or not recorded:
         return False
@@ -44,3 +49,17 @@ def check(folder: Path, format_: str) -> bool:
             "them back; of a copy, copy it again"
         )
     return True
+
+
+def missing(folder: Path) -> list[str]:
+    """A line for each format that certificate.json says was asked for and not published; none where there is none."""
+    if not (folder / CERTIFICATE).is_file():
+        return []
+    certificate = documents.read(folder / CERTIFICATE)
+    found = certificate.items() if isinstance(certificate, dict) else ()
+    return [_refused(name, one) for name, one in found if isinstance(one, dict) and one.get("published") is False]
+
+
+def _refused(format_: str, certified: Mapping[str, Any]) -> str:
+    # Certificates of before had no `why`, and this was the one reason.
+    return f"{format_} was not published: it {certified.get('why', 'does not agree with the evaluated model')}"

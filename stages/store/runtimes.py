@@ -34,7 +34,7 @@ def opened(format_: str, folder: Path, threads: int = 2) -> Runtime:
         raise ConfigError(f"--format: {why}")
     path = folder / PLACES[format_]
     if not path.exists():
-        raise IntegrityError(f"{path}: not found; export publishes {format_} where it agrees, see certificate.json")
+        raise IntegrityError(f"{path}: not found; export writes {format_} where export.formats names it")
     try:
         return _OPEN[format_](path, threads)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:

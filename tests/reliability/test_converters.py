@@ -24,6 +24,9 @@ class Model:
         Path(path).write_bytes(b"half a model")
         raise NotImplementedError("op\nGelu is missing")
 
+    def count_params(self) -> int:
+        return 8
+
     def save(self, path: Any, **_: Any) -> None:
         self.export(path)
 

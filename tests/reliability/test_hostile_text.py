@@ -26,13 +26,10 @@ from stages.core.errors import ConfigError
 from stages.core.page_script import SCRIPT
 from stages.core.schemas import FACTS, SPLIT
 from stages.store import documents, params, tables
+from tests.hostile_labels import LABELS
 from tests.stages.test_validate import ATTRIBUTES, TAGS, Parsed
 
 ROOT = Path(__file__).parents[2]
-LABELS = [
-    "__proto__", "../x", "-rf", "=cmd()", "+1", "@SUM(1)", "\tx", "<script>alert(1)</script>", "a\nb", "\u202egpj",
-    "$(touch pwned)", "`touch pwned`", "x; touch pwned", "{{ x }}", "%s %n", "con", "🐈", "'\"&",
-]  # fmt: skip
 NAMES = ["$(touch pwned).png", "-rf.png", "=cmd().png", "<img src=x onerror=alert(1)>.png", "a\nb.png", "🐈.png",
          "\u202egnp.exe.png", "'\"&;|`touch pwned`.png", "\x1b[2J\x07.png", "x" * 251 + ".png"]  # fmt: skip
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ from stages.core.errors import ConfigError, EnvironmentFault
 from stages.export import ExportParams
 from stages.store import exported, hashes, onnx_model, params
 from tests import exported_model
-from tests.exported_model import CLASSES, FORMATS, NAMES, SIDE
+from tests.exported_model import CLASSES, FORMATS, GREY, NAMES, SIDE
+from tests.hostile_labels import LABELS
 
 MEDIAPIPE = os.environ.get("GRAFT_MEDIAPIPE_PYTHON", "")  # its package does not fit graft's pins
 
@@ -44,7 +47,7 @@ def written(tmp_path_factory: pytest.TempPathFactory, pictures: list[tuple[bytes
     folder = tmp_path_factory.mktemp("exported")
     np.save(folder / "pixels.npy", np.stack([pixels for _, pixels in pictures]))
     exported_model.write(folder / "one")
-    exported_model.write(folder / "two")
+    exported_model.write(folder / "two", folder / "hostile")
     return folder
 
 
@@ -135,6 +138,39 @@ def test_labels_lie_in_the_metadata_of_an_onnx_file(written: Path) -> None:
     (taken,), (given,) = session.get_inputs(), session.get_outputs()
     assert (taken.name, taken.shape, taken.type) == ("pixels", ["batch", SIDE, SIDE, 3], "tensor(float)")
     assert (given.name, given.shape) == ("probabilities", ["batch", len(CLASSES)])
+
+
+def test_hostile_labels_are_text_in_every_format(written: Path, tensorflow: Any) -> None:
+    """Each is read as others would: by the format's own reader, or from where its specification has it."""
+    import openvino
+
+    folder = written / "hostile"
+    loaded = tensorflow.saved_model.load(str(folder / "saved_model"))
+    pixels = np.broadcast_to(GREY[:, None, None, None], (len(GREY), SIDE, SIDE, 3)).astype(np.float32)
+    named = loaded.signatures["pixels"](pixels=tensorflow.constant(pixels))["label"].numpy()
+    assert [label.decode() for label in named] == LABELS
+    with zipfile.ZipFile(folder / "model.keras") as parts:
+        assert json.loads(parts.read("metadata.json"))["labels"] == LABELS
+    for name in ("model.tflite", "model_int8.tflite"):
+        with zipfile.ZipFile(folder / name) as appended:
+            assert appended.namelist() == ["labels.txt"]
+            lines = appended.read("labels.txt").decode().split("\n")
+        assert lines == [*map(labels.one_line, LABELS), ""]
+    found = openvino.Core().read_model(folder / "openvino/model.xml").get_rt_info(["model_info", "labels"]).value
+    assert found.split(" ") == ["_".join(label.split()) for label in LABELS]
+    tree = ElementTree.parse(folder / "openvino/model.xml")  # it is whole XML, and no label is a tag of it
+    assert [node.get("value") for node in tree.iter("labels")] == [found]
+    assert not list(tree.iter("script"))
+    if not exported_model.NO_ONNX:
+        import onnx
+
+        properties = {one.key: one.value for one in onnx.load(str(folder / "model.onnx")).metadata_props}
+        assert json.loads(properties["labels"]) == LABELS
+    # Nothing was written beside the formats, nor run.
+    assert {path.name for path in folder.iterdir()} == {Path(exported.PLACES[name]).parts[0] for name in NAMES} | {
+        "labels.txt"
+    }
+    assert not [path for path in written.rglob("*") if "pwned" in path.name]
 
 
 def test_an_absent_extra_is_said_before_any_stage_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ import hashlib
 import io
 import os
 import socket
+import stat
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,33 @@ def test_links_pipes_and_sockets_are_named_and_not_touched(tmp_path: Path, read:
     odd = ["birds", "cats/link.jpg", "cats/loop", "dogs/pipe.jpg", "dogs/socket.jpg"]
     assert source.skipped == dict.fromkeys(odd, "not_regular_file")
     assert source.classes == ["cats", "dogs"]
+
+
+def test_a_device_is_named_and_not_opened(tmp_path: Path, read: Opener) -> None:
+    """A copy of /dev/zero, which would be read without an end."""
+    root = write(tmp_path / "in", {"cats/1.jpg": b"1", "dogs/2.jpg": b"2"})
+    device = root / "cats/zero.jpg"
+    try:
+        os.mknod(device, stat.S_IFCHR | 0o666, os.stat("/dev/zero").st_rdev)
+    except PermissionError:
+        pytest.skip("this user may not make a device")
+    opened: list[str] = []
+    watching = True
+
+    def heard(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event == "open" and isinstance(arguments[0], str | bytes):
+            opened.append(Path(os.fsdecode(arguments[0])).name)
+            assert opened[-1] != device.name  # raised here, the device is not opened
+
+    sys.addaudithook(heard)  # cannot be taken away again
+    try:
+        rows, source = read(root)
+    finally:
+        watching = False
+    assert set(rows) == {"cats/1.jpg", "dogs/2.jpg"}
+    assert source.skipped == {"cats/zero.jpg": "not_regular_file"}
+    assert {"1.jpg", "2.jpg"} <= set(opened)  # so it is heard what is opened
+    assert device.name not in opened
 
 
 def test_names_of_any_kind(tmp_path: Path, read: Opener) -> None:
