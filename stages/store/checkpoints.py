@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 FOLDER = Path(".graft/checkpoints")
 MAGIC = b"graft checkpoint 1 "
 HEADER = len(MAGIC) + 64 + 1
-PACKAGES = ("keras", "tensorflow", "numpy", "pillow")
+# OpenCV draws the augmented views, OpenVINO takes their features: other versions give other bytes.
+PACKAGES = ("keras", "tensorflow", "numpy", "pillow", "opencv-python-headless", "openvino")
 GROUPS = ("variables", "optimizer", "best_weights")  # Saved's lists of arrays
 log = logging.getLogger(__name__)
 

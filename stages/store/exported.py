@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import traceback
 from collections.abc import Iterable, Iterator
@@ -178,13 +179,32 @@ def _write(format_: str, model: keras.Model, classes: list[str], folder: Path, e
         with tensorflow_runtime.silent_stderr():
             onnx_model.write(model, classes, path)
     else:
-        with tensorflow_runtime.silent_stderr():
+        with tensorflow_runtime.silent_stderr(), _openvino_on_new_pythons():
             model.export(str(path), format=format_, verbose=False)
         if format_ == "openvino":
             labelled.openvino(path, classes)
     if path.suffix == ".tflite":
         labelled.litert(path, classes, int(model.input_shape[1]))
     return path
+
+
+@contextmanager
+def _openvino_on_new_pythons() -> Iterator[None]:
+    """OpenVINO 2026.4 asks for TensorFlow's version with `exec("import tensorflow")`, then `exec("del tensorflow")`.
+
+    Since Python 3.13 (PEP 667) the second no longer sees what the first made: NameError. TensorFlow is imported here
+    already, so that in its module neither is needed.
+    """
+    if sys.version_info < (3, 13):
+        yield
+        return
+    from openvino.frontend.tensorflow import utils
+
+    utils.exec = lambda code: None
+    try:
+        yield
+    finally:
+        del utils.exec
 
 
 def size(path: Path) -> int:

@@ -61,6 +61,13 @@ def page(text: str) -> str:
     return text
 
 
+def tally(report: Path) -> tuple[int, int]:
+    """How many test cases ran, skipped ones left out, and how many of them failed, by pytest's JUnit report."""
+    (suite,) = ElementTree.parse(report).getroot()
+    ran = int(suite.get("tests", 0)) - int(suite.get("skipped", 0))
+    return ran, int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+
+
 def count() -> None:
     """Run the tests of the rows of bad input that are not slow, a file at a time, and record how many cases held."""
     asked = sorted({f"tests/{test}" for one in FAULTS if one.row in BAD_INPUTS for test in one.tests})
@@ -72,9 +79,7 @@ def count() -> None:
             chosen = [test for test in asked if test.startswith(f"{file}::")]
             command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", f"--junitxml={report}", *chosen]
             subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-            (suite,) = ElementTree.parse(report).getroot()
-            ran = int(suite.get("tests", 0)) - int(suite.get("skipped", 0))
-            bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+            ran, bad = tally(report)
             sys.stderr.write(f"{file}: {ran - bad} of {ran}\n")
             tried, survived = tried + ran, survived + ran - bad
     note = "cases of the tests of rows 1 to 40 but slow ones; each refuses or takes its bad input as the row says"

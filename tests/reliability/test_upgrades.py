@@ -84,7 +84,8 @@ def test_facts_are_kept_under_the_decoders_versions(name: str, monkeypatch: pyte
 
 def test_checkpoints_name_the_packages_that_train() -> None:
     """That each counts: tests/store/test_checkpoints.py."""
-    assert {"tensorflow", "keras", "numpy", "pillow"} <= set(checkpoints.PACKAGES)
+    made_of = {"tensorflow", "keras", "numpy", "pillow", "opencv-python-headless", "openvino"}
+    assert made_of <= set(checkpoints.PACKAGES)
 
 
 def test_a_lock_of_dvc_2_is_read_and_its_other_kind_of_hash_is_let_alone(
