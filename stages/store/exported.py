@@ -141,13 +141,15 @@ def write(format_: str, model: keras.Model, classes: list[str], folder: Path, ex
         raise
     # Converters raise whatever the libraries under them raise.
     except Exception as error:
-        if machine_faults.while_writing(error, {folder: folder}) or _out_of_memory(_chain(error)):
+        said = " ".join(str(error).split())[:400] or type(error).__name__
+        if machine_faults.while_writing(error, {folder: folder}):
             raise
+        if _out_of_memory(_chain(error)):
+            raise MemoryError(said) from error
         for place in (folder, Path(tempfile.gettempdir())):
             # A converter may say of a full disk whatever it likes, and take away what filled it.
             if shutil.disk_usage(place).free < 2 * 4 * model.count_params():
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place)) from error
-        said = " ".join(str(error).split())[:400] or type(error).__name__
         raise FormatFailed(
             f"export.formats: {format_!r} cannot be written, its converter failed ({said}); nothing was published. "
             f"Leave {format_!r} out of export.formats, name it in export.optional, or run it again",
