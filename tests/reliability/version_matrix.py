@@ -53,6 +53,7 @@ TESTS = (
     "tests/core/test_precision.py",
     "tests/core/test_serving.py",
     "tests/core/test_training.py",
+    "tests/flows/test_doctor_of_a_server.py",
     "tests/flows/test_lineage.py",
     "tests/flows/test_plan.py",
     "tests/flows/test_remote_objects.py",
