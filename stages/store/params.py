@@ -111,7 +111,9 @@ def _load(path: Path) -> tuple[dict[Any, Any], dict[str, int]]:
         _collect_lines(root, "", lines)
         values = YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        # The parser repeats keys as they are, half of a surrogate pair too, which no terminal or log takes.
+        said = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
+        raise ConfigError(f"{path}: not readable as YAML: {said}") from None
     if not isinstance(values, dict):
         kind = type(values).__name__
         raise ConfigError(f"{path}: holds {kind}; must be a mapping with the blocks {', '.join(STAGES)}")
