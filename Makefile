@@ -7,7 +7,7 @@
 PYTHON ?= python3
 HOST := 127.0.0.1
 PORT := 4200
-SERVERS = $(shell grep -lE 'prefect_server|local_prefect|prefect_test_harness' tests/flows/test_*.py)
+SERVERS = $(shell grep -lE 'prefect_server|local_prefect|prefect_test_harness|SubprocessASGIServer' tests/flows/test_*.py)
 ALONE = $(SERVERS) tests/core/test_page_in_browser.py
 VENV := .venv
 READY := $(VENV)/.ready

@@ -21,6 +21,7 @@ from ruamel.yaml.error import YAMLError
 
 from flows import git
 from flows.faults import CheckoutBusy, WrongRequest
+from flows.redact import has_login, redact
 
 # Everything of ours that is neither git's nor DVC's: locks, checkpoints, working trees, the server of `make up`.
 OURS = Path(".graft")
@@ -139,6 +140,11 @@ def override(path: Path, overrides: Mapping[str, Any]) -> None:
     if not isinstance(values, dict):
         raise WrongRequest(f"{path}: holds no blocks; must be a mapping of stage to parameters")
     for dotted, value in overrides.items():
+        if has_login(value):
+            raise WrongRequest(
+                f"override {dotted!r}: the address {redact(str(value))!r} holds a login; put it into ~/.netrc, and out "
+                "of the flow run's parameters, which Prefect keeps"
+            )
         block, *keys = dotted.split(".")
         if not keys or block not in values:
             raise WrongRequest(

@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL
 from ruamel.yaml import YAML
 
-from flows.redact import redact
+from flows.redact import has_login, redact
 from flows.run import STAGES, exit_code
 from flows.tether import tether
 
@@ -83,4 +83,8 @@ def _override(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise argparse.ArgumentTypeError(f"received {text!r}; must be KEY=VALUE, as in fine_tune.seed=2")
+    if has_login(value):  # here, for Prefect stores what a flow is called with
+        raise argparse.ArgumentTypeError(
+            f"{key}: received {redact(str(value))!r}, an address with a login; put it into ~/.netrc"
+        )
     return key, YAML(typ="safe").load(value)

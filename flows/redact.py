@@ -11,6 +11,11 @@ NAMED = re.compile(
 )
 
 
+def has_login(value: object) -> bool:
+    """Whether a value is an address with credentials."""
+    return isinstance(value, str) and IN_ADDRESS.search(value) is not None
+
+
 def redact(text: str) -> str:
     """The text with each secret replaced by ***."""
     return NAMED.sub(r"\1***", IN_ADDRESS.sub("***", text))

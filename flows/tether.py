@@ -44,7 +44,8 @@ def tether() -> None:
     mark = uuid.uuid4().hex
     command = [sys.executable, "-c", PROGRAM, MARK, mark]
     guard = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=os.sep,
+        command, env={name: value for name, value in os.environ.items() if name != MARK}, cwd=os.sep,
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is for the run; the guard ends after it
     )  # fmt: skip
     os.environ[MARK] = mark
@@ -52,5 +53,5 @@ def tether() -> None:
 
 
 def _ended(guard: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        guard.communicate(b"ended")
+    with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
+        guard.communicate(b"ended", timeout=10)

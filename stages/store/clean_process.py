@@ -24,11 +24,15 @@ SETTINGS = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
 
 
 class Ended(EnvironmentFault):
-    """It ended with an error: `code` as subprocess gives it, below 0 for a signal; `last` lines of standard error."""
+    """It ended with an error: `code` as subprocess gives it, below 0 for a signal.
 
-    def __init__(self, model: Path, code: int, last: list[str]) -> None:
+    `said` is what it wrote to standard error, `last` the last lines of that.
+    """
+
+    def __init__(self, model: Path, code: int, said: str) -> None:
+        last = said.strip().splitlines()[-LAST:]
         super().__init__(f"{model}: the exported model does not run in a clean process:\n" + "\n".join(last))
-        self.code, self.last = code, last
+        self.code, self.said, self.last = code, said, last
 
 
 def run(script: str, arguments: list[str], *, model: Path, seconds: float, given: str = "") -> str:
@@ -50,5 +54,5 @@ def run(script: str, arguments: list[str], *, model: Path, seconds: float, given
         except subprocess.TimeoutExpired:
             raise EnvironmentFault(f"{model}: the exported model gave no answer in {seconds:g} s") from None
     if done.returncode != 0:
-        raise Ended(model, done.returncode, done.stderr.strip().splitlines()[-LAST:])
+        raise Ended(model, done.returncode, done.stderr)
     return done.stdout

@@ -46,7 +46,11 @@ PLACES = {
 DEADLINE = 1800  # seconds that one format may take for all its images
 # What a process that runs into a defect of its runtime ends with. Others are sent, or come of a disk or of memory.
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
-OUT_OF_MEMORY = ("MemoryError", "ResourceExhausted", "RESOURCE_EXHAUSTED", "OOM when allocating")
+# In small letters, of Python, TensorFlow, ONNX Runtime, C++, CUDA and LLVM.
+OUT_OF_MEMORY = (
+    "memoryerror", "resourceexhausted", "resource_exhausted", "oom when allocating", "failed to allocate", "bad_alloc",
+    "out of memory", "cannot allocate memory",
+)  # fmt: skip
 
 # For a clean process. `ask` takes float32 pixels [n, S, S, 3] of 0-255, or a list of files' bytes, and gives
 # probabilities [n, C].
@@ -255,7 +259,7 @@ def answers(format_: str, path: Path, asked: Path) -> tuple[npt.NDArray[Any], fl
             why = f"it was ended by {signal.Signals(-end.code).name}"
         else:
             why = certificate.said(end.last[-1]) if end.last else f"it ended with {end.code}"
-        if machine_faults.of(RuntimeError(last)) or _out_of_memory(last):
+        if machine_faults.of(RuntimeError(last)) or _out_of_memory(end.said):
             raise
         raise FormatFailed(str(end), f"does not run in a clean process ({why})") from end
     found: npt.NDArray[Any] = np.load(asked / "answers.npy")
@@ -268,4 +272,4 @@ def _chain(error: Exception) -> str:
 
 
 def _out_of_memory(said: str) -> bool:
-    return any(words in said for words in OUT_OF_MEMORY)
+    return any(words in said.lower() for words in OUT_OF_MEMORY)

@@ -22,6 +22,7 @@ from stages.core.errors import ConfigError, EnvironmentFault, IntegrityError
 from stages.store import file_kinds, process
 
 CHUNK = 2**20  # bytes
+LOOPBACK = ("127.0.0.1", "::1", "localhost")  # where a login may be sent unencrypted
 TOO_MANY_REQUESTS = 429  # HTTP
 SERVER_ERRORS_FROM = 500  # HTTP
 LONGEST_PAUSE = 60.0  # seconds
@@ -51,7 +52,8 @@ def redacted(source: str) -> str:
         return source
     try:
         parts = urlsplit(source)
-    except ValueError:  # a bracket without its pair
+        _ = parts.port
+    except ValueError:  # a bracket without its pair, or a password with a slash, whose beginning is taken for the port
         return source.partition("://")[0] + "://…"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
@@ -129,27 +131,29 @@ def _request(url: str) -> urllib.request.Request:
     bare = urlunsplit((parts.scheme, parts.netloc, parts.path, parts.query, ""))
     request = urllib.request.Request(bare, headers={"User-Agent": "graft", "Accept-Encoding": "identity"})
     login = _login(str(parts.hostname))
-    if login is not None:
+    if login is not None and (parts.scheme.lower() == "https" or parts.hostname in LOOPBACK):
         # Unredirected: another host must not be handed this one's password.
         request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
     return request
 
 
 def _login(host: str) -> str | None:
-    """`name:password` for a host out of ~/.netrc, or out of the file that NETRC names, as curl reads them."""
+    """`name:password` for a host out of ~/.netrc, or out of the file that NETRC names, as curl reads them.
+
+    An entry `default` is not looked at: it would hand one login to whatever host a params file names. Raises
+    EnvironmentFault where NETRC names what cannot be read; a ~/.netrc that cannot is only logged.
+    """
     named = os.environ.get("NETRC")
     try:
-        found = netrc.netrc(named or None).authenticators(host)
-    except FileNotFoundError:
-        if named:
-            raise EnvironmentFault(f"NETRC names {named}, which is not there") from None
-        return None
+        found = netrc.netrc(named or None).hosts.get(host)
     except (netrc.NetrcParseError, UnicodeDecodeError, OSError) as error:
-        # The parser's own words may repeat what it could not read, a password for one.
-        raise EnvironmentFault(
-            f"{named or '~/.netrc'}: cannot be read as a netrc file of this user's that is closed to others "
-            f"({type(error).__name__}); mend it, or let NETRC name another"
-        ) from None
+        # Without the parser's words: they may repeat what it could not read, a password for one.
+        said = f"cannot be read as a netrc file of this user's that is closed to others ({type(error).__name__})"
+        if named:
+            raise EnvironmentFault(f"NETRC names {named}, which {said}; mend it, or unset NETRC") from None
+        if not isinstance(error, FileNotFoundError):
+            log.warning("~/.netrc %s; going on without a login", said)
+        return None
     return f"{found[0]}:{found[2] or ''}" if found else None
 
 

@@ -111,14 +111,12 @@ def _load(path: Path) -> tuple[dict[Any, Any], dict[str, int]]:
         _collect_lines(root, "", lines)
         values = YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError, RecursionError) as error:
-        # The parser repeats keys as they are, half of a surrogate pair too, which no terminal or log takes.
-        said = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
-        raise ConfigError(f"{path}: not readable as YAML: {said}") from None
+        raise ConfigError(_printable(f"{path}: not readable as YAML: {' '.join(str(error).split())}")) from None
     if not isinstance(values, dict):
         kind = type(values).__name__
         raise ConfigError(f"{path}: holds {kind}; must be a mapping with the blocks {', '.join(STAGES)}")
     if problems := list(_unusable(values, "")):
-        raise ConfigError(_message(path, problems, lines))
+        raise ConfigError(_printable(_message(path, problems, lines)))
     return values, lines
 
 
@@ -165,8 +163,12 @@ def _unusable(value: Any, key: str) -> Iterator[Problem]:
     elif isinstance(value, int) and value.bit_length() > MAX_BITS:
         yield Problem(key, f"received an integer of {value.bit_length():,} bits; at most {MAX_BITS}")
     elif isinstance(value, str) and not _is_unicode(value):
-        key = key.encode("utf-8", "backslashreplace").decode()
         yield Problem(key, "received half of a surrogate pair; must be Unicode")
+
+
+def _printable(message: str) -> str:
+    """Keys are repeated as they are; half of a surrogate pair in one is nothing that a terminal or log takes."""
+    return message.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_unicode(text: str) -> bool:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 import pytest
 
-from flows import plan
+from flows import checkout, command_line, plan
+from flows.faults import WrongRequest
 from flows.redact import redact
 
 
@@ -31,3 +35,17 @@ def test_a_plan_shows_no_password_of_a_parameter() -> None:
     assert not any(secret in shown for secret in ("pw", "other", "zz", "me:"))
     assert "host/a.zip" in shown
     assert "host/b.zip" in shown
+
+
+def test_an_override_with_a_login_is_refused_and_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("download: {source: digits}\n")
+    address = "https://me:pw@host.example/a.zip"
+    with pytest.raises(WrongRequest, match=r"~/\.netrc") as refused:
+        checkout.override(path, {"download.source": address})
+    with pytest.raises(argparse.ArgumentTypeError, match=r"~/\.netrc") as unparsed:
+        command_line._override(f"download.source={address}")
+    assert not any("pw" in str(caught.value) for caught in (refused, unparsed))
+    assert path.read_text() == "download: {source: digits}\n"
+    checkout.override(path, {"download.source": "https://host.example/pkg@1.0/a.zip"})
+    assert "pkg@1.0" in path.read_text()

@@ -37,7 +37,8 @@ RUN_FAULTS = [
           "flows/test_pipeline_flow.py::test_a_killed_run_leaves_no_stage_behind_and_the_next_run_finishes",
           "flows/test_tether.py::test_what_a_killed_run_started_is_killed",
           "::test_prefects_temporary_server_ends_with_a_killed_run",
-          gap="a plain `dvc repro` is stopped, or keeps a cut number, where the kill cut a file of DVC's own; "
+          gap="the stages and actors that were swept, and at how many points, stand under Figures; a plain `dvc repro` "
+          "is stopped, or keeps a cut number, where the kill cut a file of DVC's own; "
           "`python -m flows.mending`, which `make run` and flows do by themselves, mends it before"),
     fault(44, "SIGTERM, Ctrl-C", "one line, exit 143 or 130, workers ended, nothing half written",
           "store/test_process.py::test_a_signal_stops_cleanly_in_one_line",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -186,6 +187,7 @@ NEVER: dict[str, BaseException] = {
     "broken disk": OSError(errno.EIO, os.strerror(errno.EIO)),
     "no memory": MemoryError(),
     "no memory, said in C++": RuntimeError("std::bad_alloc"),
+    "no memory, said by ONNX Runtime": RuntimeError("Failed to allocate memory for requested buffer of size 9"),
     "no memory, said by TensorFlow": type("ResourceExhaustedError", (Exception,), {})("shape[9,9]"),
     "Ctrl-C": KeyboardInterrupt(),
     "ended": SystemExit(143),
@@ -213,12 +215,13 @@ def test_a_disk_too_full_for_the_model_is_one_whatever_a_converter_says(
 ) -> None:
     quick(write={"keras": ValueError("the graph is empty")})
     choose(project, ["keras"], ["keras"])
-    # Eight weights of four bytes each, twice.
-    monkeypatch.setattr(exported.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 63})())
+    # What is free is far from nothing, and less than the model's four bytes a weight, twice.
+    monkeypatch.setattr(keras.Model, "count_params", lambda _: 2**20)
+    monkeypatch.setattr(exported.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**23 - 1})())
     with pytest.raises(EnvironmentFault, match="No space left on device") as caught:
         export.main()
     assert not isinstance(caught.value, exported.FormatFailed)
-    monkeypatch.setattr(exported.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**20})())
+    monkeypatch.setattr(exported.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**23})())
     export.main()
     assert not documents.read(project / "data/export/certificate.json")["keras"]["published"]
 
@@ -281,6 +284,7 @@ def test_a_runtime_that_ends_is_the_formats_failure(does: str, tmp_path: Path, m
     [
         "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
         "raise MemoryError",
+        "sys.stderr.write('CUDA failure 2: out of memory' + 20 * '\\n  in a call'); sys.exit(1)",
         "raise OSError(28, 'No space left on device')",
         "sys.stderr.write('std::bad_alloc'); sys.stderr.flush(); import os; os.abort()",
     ],

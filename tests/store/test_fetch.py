@@ -109,7 +109,7 @@ class Fetching:
         return str(caught.value)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home beside the folder that is fetched into."""
     folder = tmp_path_factory.mktemp("home")
@@ -217,18 +217,26 @@ def test_a_login_is_sent_to_its_host_only_and_never_shown(
 
 
 def test_a_netrc_in_the_home_is_read_where_it_is_closed_to_others(
-    server: Server, fetching: Fetching, home: Path
+    server: Server, fetching: Fetching, home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server.answers = [good, good]
-    assert fetching(server.url) == BODY
-    assert "Authorization" not in server.headers[0]
-    (fetching.folder / "fetched").unlink()
-    (home / ".netrc").write_text("machine 127.0.0.1 login me password p@ss\n")
-    (home / ".netrc").chmod(0o644)
-    assert "closed to others" in fetching.fails(EnvironmentFault, server.url)
+    server.answers = [good] * 3
+    for mode in (None, 0o644, 0o600):
+        if mode is not None:
+            (home / ".netrc").write_text("machine 127.0.0.1 login me password p@ss\n")
+            (home / ".netrc").chmod(mode)
+        assert fetching(server.url) == BODY
+        (fetching.folder / "fetched").unlink()
+    assert ["Authorization" in headers for headers in server.headers] == [False, False, True]
+    assert caplog.text.count("closed to others") == 1
+    assert "p@ss" not in caplog.text
+
+
+def test_no_login_by_default_nor_unencrypted(home: Path) -> None:
+    (home / ".netrc").write_text("machine a.example login me password p\ndefault login you password q\n")
     (home / ".netrc").chmod(0o600)
-    fetching(server.url)
-    assert server.headers[1]["Authorization"].startswith("Basic ")
+    asked = ("https://a.example/x", "https://a.example:8443/x", "http://a.example/x", "https://b.example/x")
+    sent = [fetch._request(url).get_header("Authorization") for url in asked]
+    assert [header is not None for header in sent] == [True, True, False, False]
 
 
 @pytest.mark.parametrize("text", ["machine 127.0.0.1 login me p@ss", None])
@@ -249,6 +257,8 @@ def test_a_login_in_a_url_is_refused_without_showing_it(fetching: Fetching) -> N
         assert "~/.netrc" in message
         assert "machine host.example" in message
         assert login not in message
+    for login in ("me:pw/w", "me:pw?w", "me:pw#w"):
+        assert "me" not in fetching.fails(ConfigError, f"https://{login}@host.example/a.zip").replace("home", "")
 
 
 def test_the_environments_proxy_is_used(server: Server, fetching: Fetching, monkeypatch: pytest.MonkeyPatch) -> None:

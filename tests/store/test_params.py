@@ -194,6 +194,8 @@ def test_a_layer_may_be_named_in_four_ways(tmp_path: Path, at: str) -> None:
         ("\nsplit: " + "[" * 30_000, "line 2: nested deeper than 16"),
         ("\nsplit: " + "{a: " * 15_000, "line 2: nested deeper than 16"),
         ('validate: {classes: ["\\ud800", "b"]}\n', "validate.classes.0: received half of a surrogate pair"),
+        ('"\\ud800": {a: ' + "9" * 60 + "}\n", "received an integer of 200 bits"),
+        ('"\\ud800": 1\n"\\ud800": 2\n', 'found duplicate key "\\ud800"'),
         ('"\\ud800": {}\n', "\\ud800: received half of a surrogate pair"),
         ("split: {seed: " + "x" * 60_000 + "}\n", "(60,002 characters) (str); must be an integer"),
         ("".join(f"k{n}: 1\n" for n in range(300)), "and 207 more"),
