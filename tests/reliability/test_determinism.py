@@ -69,7 +69,7 @@ def _starts_python(command: list[str]) -> bool:
     program = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', {program!r}]).returncode)"
     try:
         return subprocess.run([*command, sys.executable, "-c", program], capture_output=True).returncode == 0
-    except FileNotFoundError:
+    except OSError:  # not installed, or not for this user
         return False
 
 
@@ -89,7 +89,9 @@ def test_nothing_around_a_run_changes_its_bytes(tmp_path: Path, elsewhere: Path)
     # Older and in the future: no decision may go by a file's time.
     for number, picture in enumerate(sorted((there.folder / "data/images").rglob("*.png"))):
         os.utime(picture, (0, 4_000_000_000 if number % 2 else 1_000_000_000))
-    command = [*as_somebody_else(elsewhere), sys.executable, "-m", "dvc", "repro"]
+    somebody = as_somebody_else(elsewhere)
+    sys.stdout.write(f"as another user: {' '.join(somebody) or 'no, the system lets nobody be one'}\n")
+    command = [*somebody, sys.executable, "-m", "dvc", "repro"]
     cores = sorted(os.sched_getaffinity(0))
     with ThreadPoolExecutor(1) as pool:
         usual = pool.submit(here.repro)  # at the same time: they share nothing
