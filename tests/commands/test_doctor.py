@@ -547,5 +547,5 @@ def test_known_vulnerabilities_are_named_with_what_mends_them(serve: Callable[[A
     assert "does not know 1 of 3" in unknown.found
     assert good.found.startswith("1 of 3 pinned packages")
     assert len(seen) == 3
-    one = only(vulnerabilities.known(tmp_path, "http://127.0.0.1:9/pypi", 1))
+    one = only(vulnerabilities.known(tmp_path, "http://127.0.0.1:9/index", 1))
     assert (one.level, one.found.startswith("not checked: ")) == ("warning", True)

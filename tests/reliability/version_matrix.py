@@ -6,7 +6,7 @@ It makes an environment in FOLDER/newest or FOLDER/lowest, without constraints.t
 to date, and runs TESTS in it on this checkout's code. Newest is what pip chooses by itself; lowest has every direct
 dependency, those of the tests too, at the lowest version that both the package index and its bound have. A bound that
 does not resolve beside the others ends it with pip's words. The outcome goes to benchmarks/reliability.json unless
-arguments for pytest are given. Needs the package index, 4 GB of disk and half an hour, so it is not part of CI.
+arguments for pytest are given. Needs the package index and gigabytes of disk, and takes long, so it is not part of CI.
 """
 
 from __future__ import annotations

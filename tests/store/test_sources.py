@@ -99,7 +99,7 @@ def test_a_device_is_named_and_not_opened(tmp_path: Path, read: Opener) -> None:
     try:
         os.mknod(device, stat.S_IFCHR | 0o666, os.stat("/dev/zero").st_rdev)
     except PermissionError:
-        pytest.skip("this user may not make a device")
+        pytest.skip("making a device needs root, or CAP_MKNOD")
     opened: list[str] = []
     watching = True
 
