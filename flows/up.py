@@ -41,7 +41,9 @@ MARK = "GRAFT_UP"
 
 # Stopping takes these at most, in seconds; a worker's first act is to end its runs with all their processes.
 WORKERS_STOP, TELLING, SERVER_STOP = 7, 3, 4
-START = 90
+
+# The server lets a statement wait 60 s for SQLite's lock before it gives up; one such wait must not end the start.
+START = 150
 
 
 class Stopped(BaseException):
@@ -134,7 +136,10 @@ def run(options: argparse.Namespace, home: Path) -> int:
 
 
 def bring_up(start: Callable[..., Service], services: list[Service], pools: Sequence[str], *, local: bool) -> None:
-    """Wait for the server, then register and start the workers side by side; returns when they are ONLINE."""
+    """Wait for the server, register, start the workers; returns when they are ONLINE.
+
+    One after another: a worker's first requests beside those that make deployments once held SQLite's lock for 60 s.
+    """
     # Prefect takes 2 s to import and reads its settings then: here both happen while the server starts.
     register = importlib.import_module("flows.register")
 
@@ -143,14 +148,14 @@ def bring_up(start: Callable[..., Service], services: list[Service], pools: Sequ
         if local:
             register.end_unfinished(client, "the server was stopped while this ran")
         register.pools(client, trainings=1)
+        register.automations(client)
         deploy = start("deploy", *register.DEPLOY)
+        wait("the deployments are made", services, lambda: deploy.ended() == 0)
+        services.remove(deploy)
         begun = datetime.now(UTC)
         for pool in pools:
             name = ("--name", f"{pool}-1", "--type", "process", "--limit", LIMITS[pool])
             start(pool, "prefect", "worker", "start", "--pool", pool, *name)
-        register.automations(client)
-        wait("the deployments are made", services, lambda: deploy.ended() == 0)
-        services.remove(deploy)
         everyone = {f"{pool}-1" for pool in pools}
         wait("the workers are online", services, lambda: everyone <= register.online(client, pools, begun))
 
