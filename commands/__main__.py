@@ -25,6 +25,7 @@ from commands import (
     publish,
     report,
     verify,
+    versions,
 )
 from stages.core.errors import EnvironmentFault, GraftError
 
@@ -50,6 +51,7 @@ app.command()(promote.promote)
 app.command()(publish.publish)
 app.command()(report.report)
 app.command()(verify.verify)
+app.command()(versions.versions)
 
 
 def main() -> None:

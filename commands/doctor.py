@@ -95,6 +95,7 @@ def _checks(root: Path, deep: bool, repair: bool, audit: str | None, patience: f
     listed: list[tuple[str, Check, float]] = [
         ("python", partial(installed.python, CODE), patience),
         ("packages", partial(installed.packages, CODE), patience),
+        ("versions", partial(installed.recorded, root), patience),
         ("disk", partial(disk.free, root), patience),
         ("gpus", partial(gpus.seen, patience), 2 * patience),
         ("git", partial(checkout.state, root), 4 * patience),

@@ -14,18 +14,19 @@ from ruamel.yaml import YAML
 from flows import listing
 from stages.core.parameters import StageParams
 from stages.store import params, sources
-from tests.import_closure import closure
+from tests.import_closure import closure, libraries
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 DVC: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")
+LIBRARIES = "stages/versions/"
 STAGES: dict[str, Any] = DVC["stages"]
 
 
 def parts(stage: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """(modules, other dependencies) of a stage in dvc.yaml."""
+    """(modules, other dependencies but the file of libraries) of a stage in dvc.yaml."""
     modules = [path for path in stage["deps"] if path.endswith(".py")]
-    return modules, [path for path in stage["deps"] if not path.endswith(".py")]
+    return modules, [path for path in stage["deps"] if not path.endswith(".py") and not path.startswith(LIBRARIES)]
 
 
 def test_the_seven_stages_in_order() -> None:
@@ -67,6 +68,16 @@ def test_the_flow_calls_each_stage_once_in_order() -> None:
 def test_dvc_yaml_lists_exactly_what_a_stage_imports(name: str) -> None:
     modules, _ = parts(STAGES[name])
     assert modules == closure(ROOT / "stages" / f"{name}.py")
+
+
+@pytest.mark.parametrize("name", params.STAGES)
+def test_a_stage_depends_on_the_versions_of_exactly_the_libraries_it_imports(name: str) -> None:
+    path = f"{LIBRARIES}{name}.txt"
+    assert [dep for dep in STAGES[name]["deps"] if dep.startswith(LIBRARIES)] == [path]
+    lines = [line for line in (ROOT / path).read_text().splitlines() if not line.startswith("#")]
+    assert sorted({line.split("==")[0] for line in lines}) == libraries(ROOT / "stages" / f"{name}.py")
+    pinned = (ROOT / "constraints.txt").read_text().replace("'", '"').splitlines()
+    assert lines == [one for one in pinned if one.split("==")[0] in {line.split("==")[0] for line in lines}]
 
 
 def test_package_inits_hold_no_code() -> None:

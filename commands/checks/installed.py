@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -13,6 +12,7 @@ from packaging.specifiers import SpecifierSet
 
 from commands.checks.finding import Finding, ok, problem, some, warning
 from stages.core.errors import EnvironmentFault
+from stages.store.versions import FOLDER, applies, differing, installed_version, lines, pin
 
 SET_UP = "run `make setup`, and work in its environment: source .venv/bin/activate"
 # Newer ones install without complaint and break Prefect's server when it runs: it refuses what clients send, or
@@ -37,7 +37,7 @@ def packages(code: Path) -> Iterator[Finding]:
     declared = tomllib.loads((code / "pyproject.toml").read_text())["project"]["dependencies"]
     broken = False
     for requirement in map(Requirement, declared):
-        found = _version(requirement.name)
+        found = installed_version(requirement.name)
         if found and requirement.specifier.contains(found, prereleases=True):
             continue
         broken = True
@@ -51,11 +51,11 @@ def packages(code: Path) -> Iterator[Finding]:
         )
     others = []
     count = 0
-    for name, pin in pins(code).items():
-        found = _version(name)
+    for name, wanted in pins(code).items():
+        found = installed_version(name)
         count += found is not None
-        if found and found != pin:
-            others.append(f"{name} {found} (pinned {pin})")
+        if found and found != wanted:
+            others.append(f"{name} {found} (pinned {wanted})")
     if others:
         yield warning(
             "packages",
@@ -66,27 +66,32 @@ def packages(code: Path) -> Iterator[Finding]:
         yield ok("packages", f"{count} packages, all as pinned in constraints.txt")
 
 
+def recorded(root: Path) -> Iterator[Finding]:
+    """Whether stages/versions/ names what is installed: no stage starts that uses something else."""
+    files = sorted((root / FOLDER).glob("*.txt"))
+    others = {name: f"{name} {found} (recorded {wanted})"
+              for path in files for name, (wanted, found) in differing(path).items()}  # fmt: skip
+    if others:
+        yield problem(
+            "versions",
+            EnvironmentFault,
+            f"{FOLDER} does not name what is installed: {some([others[name] for name in sorted(others)])}",
+            f"graft versions records it, and the stages that use it run again; else {SET_UP}",
+        )
+    elif files:
+        yield ok("versions", f"{len(files)} stages' libraries are installed as {FOLDER} names them")
+
+
 def pins(code: Path) -> dict[str, str]:
     """Version by name of what constraints.txt pins for this platform."""
-    return {one.name: _pin(one) for one in _lines(code) if one.marker is None or one.marker.evaluate()}
+    return {one.name: pin(one) for one in constraints(code) if applies(one)}
 
 
 def pinned(code: Path) -> list[tuple[str, str]]:
     """(name, version) of everything constraints.txt pins, for whatever platform."""
-    return [(one.name, _pin(one)) for one in _lines(code)]
+    return [(one.name, pin(one)) for one in constraints(code)]
 
 
-def _lines(code: Path) -> list[Requirement]:
-    lines = (code / "constraints.txt").read_text().splitlines()
-    return [Requirement(line) for line in lines if line and not line.startswith("#")]
-
-
-def _pin(requirement: Requirement) -> str:
-    return str(requirement.specifier).removeprefix("==")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def constraints(code: Path) -> list[Requirement]:
+    """The lines of constraints.txt."""
+    return list(lines(code / "constraints.txt"))

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stages.core.errors import EnvironmentFault, GraftError
-from stages.store import inputs, lifeline, machine_faults
+from stages.store import inputs, lifeline, machine_faults, versions
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -29,13 +29,14 @@ def run(stage: str, main: Callable[[], str]) -> None:
     `main` catches nothing. An error graft raises on purpose ends as one message and its exit
     code, a fault of the machine as 5, Ctrl-C as 130 and SIGTERM as 143; anything else keeps its traceback,
     because it is a defect. Started by DVC, the process also ends when DVC is killed, and `main` is not called where
-    an input has other bytes than dvc.lock records.
+    an input has other bytes than dvc.lock records, or a library another version than the stage's dependencies name.
     """
     lifeline.tie()
     signal.signal(signal.SIGTERM, _terminate)
     logging.basicConfig(level=logging.INFO, format=f"{stage}: %(message)s", stream=sys.stderr)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
+        versions.check(stage)
         inputs.check(stage)
         summary = main()
     except Exception as error:

@@ -141,7 +141,12 @@ RUN_FAULTS = [
           "flows/test_doctor_of_a_server.py::test_a_server_as_prefect_ships_it_is_open_to_browsers_and_has_nobody_to_work",
           "test_deploy.py::test_no_address_is_open_without_a_password",
           "::test_a_server_unit_without_a_password_does_not_start"),
-    fault(65, "another version of a library", "what was kept by the other version is not used",
+    fault(65, "another version of a library", "the stages that import it are stale by it, or exit 5 where it is not "
+          "the recorded one; what was kept by the other version is not used",
+          "store/test_versions.py::test_dvc_runs_a_stage_again_for_another_version_and_not_with_one_that_is_not_recorded",
+          "::test_another_version_is_refused_with_both_and_what_to_do",
+          "::test_graft_versions_records_what_is_installed",
+          "test_contract.py::test_a_stage_depends_on_the_versions_of_exactly_the_libraries_it_imports",
           "reliability/test_upgrades.py::test_memos_of_pictures_and_activations_lie_under_the_versions_that_make_them",
           "::test_facts_are_kept_under_the_decoders_versions", "::test_checkpoints_name_the_packages_that_train",
           "::test_a_lock_of_dvc_2_is_read_and_its_other_kind_of_hash_is_let_alone",
@@ -152,7 +157,7 @@ RUN_FAULTS = [
           "reliability/test_version_matrix.py::test_the_lowest_offered_version_within_a_bound",
           "::test_every_dependency_of_the_project_has_a_lower_end",
           gap="CI runs on one set of pinned versions; a part of the tests ran on the newest and the lowest versions "
-          "allowed, by hand. DVC does not run a stage again for a new library"),
+          "allowed, by hand. Libraries of libraries, and Python itself, make no stage stale"),
     fault(66, "the same seed twice, elsewhere, and across kills", "the same bytes on a CPU",
           "reliability/test_determinism.py::test_nothing_around_a_run_changes_its_bytes",
           "core/test_training.py::test_twice_the_same_seed_gives_the_same_bits",
