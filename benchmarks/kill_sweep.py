@@ -12,18 +12,24 @@ A job is `actor:stage`; without one, all:
 
 `--points` are spread over all writes of a job, 0 means every write. What was tried is kept in the folder, so the
 command goes on where `--seconds` ended it; results go to benchmarks/reliability.json. Needs gcc.
+With `--server` flows use one Prefect server that stays up, as beside `make up`; without it each starts its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
+import socket
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import psutil
 
@@ -32,6 +38,7 @@ from benchmarks.kill_points import MADE, Attempt, Bench, Forks, Processes, Runne
 from benchmarks.shim import Ask
 from benchmarks.tiny_pipeline import STAGES, Tiny
 from benchmarks.warm import Warm
+from flows import up
 
 WORKERS = {"validate": "isolation._serve", "export": " -I -c "}
 LIGHT = ("download", "validate", "split")  # without TensorFlow
@@ -77,6 +84,8 @@ class Job:
             tried = self.bench.broken(Ask(at=point, victim="" if self._stage == "toy" else victim))
         self.state["seconds"] += time.monotonic() - started
         self.state["tried"][point] = {"hit": tried.hit, "why": tried.why, "mended": tried.mended}
+        if self._actor == "flow":
+            self.state["tried"][point]["server"] = "PREFECT_API_URL" in os.environ
         self._path.write_text(json.dumps(self.state))
         return tried
 
@@ -86,6 +95,8 @@ class Job:
         what = f"{len(hit)} of {self.state['writes']} writes" if self.state["writes"] else "at random moments"
         mended = sum(one["mended"] for one in hit)
         more = f"; {mended} by way of flows.mending, as make run does it" if mended else ""
+        if self._actor == "flow" and any(one.get("server") for one in hit):
+            more += f"; {sum(bool(one.get('server')) for one in hit)} beside a server that stays"
         survived = sum(not one["why"] for one in hit)
         return reliability.entry(len(hit), survived, self.state["seconds"], what + more)
 
@@ -138,6 +149,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--points", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--folder", type=Path, default=Path(".graft/kill-sweep"))
+    parser.add_argument("--server", action="store_true")
     asked = parser.parse_args(arguments)
     why = shim.missing()
     if why:
@@ -148,23 +160,48 @@ def main(arguments: Sequence[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     library = shim.build(folder)
     code = 0
-    for name in asked.jobs or JOBS:
-        if time.monotonic() > end:
-            break
-        job = Job(name, folder, library)
-        try:
-            for point in job.left(asked.points):
-                if time.monotonic() > end:
-                    break
-                tried = job.attempt(point)
-                sys.stderr.write(f"{name} at {point}: {'; '.join(tried.why) or 'survived'}\n")
-        finally:
-            job.close()
-        if job.state["tried"]:
-            result = job.result()
-            reliability.record({f"kill {name}": result})
-            code |= result["survived"] < result["tried"]
+    with _server(folder / "server") if asked.server else nullcontext():
+        for name in asked.jobs or JOBS:
+            if time.monotonic() > end:
+                break
+            job = Job(name, folder, library)
+            try:
+                for point in job.left(asked.points):
+                    if time.monotonic() > end:
+                        break
+                    tried = job.attempt(point)
+                    sys.stderr.write(f"{name} at {point}: {'; '.join(tried.why) or 'survived'}\n")
+            finally:
+                job.close()
+            if job.state["tried"]:
+                result = job.result()
+                reliability.record({f"kill {name}": result})
+                code |= result["survived"] < result["tried"]
     return code
+
+
+@contextmanager
+def _server(home: Path) -> Iterator[None]:
+    """A Prefect server on loopback with the settings of `make up`; flows find it by the environment."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    home.mkdir(parents=True, exist_ok=True)
+    os.environ.update(up.environment("127.0.0.1", port, home, None))
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (home / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + up.START
+        while True:
+            with suppress(OSError), urlopen(f"{os.environ['PREFECT_API_URL']}/health", timeout=5):
+                break
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"Prefect's server did not come up; see {home / 'server.log'}")
+            time.sleep(0.5)
+        yield
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def test_help_names_every_command() -> None:
     modules = {path.stem for path in (ROOT / "commands").glob("*.py")} - {"__init__", "__main__"}
     assert modules == {
         "accept", "add", "backbones", "changes", "check", "doctor", "drift", "licences", "lineage", "memo", "plan",
-        "predict", "promote", "publish", "report", "verify",
+        "predict", "promote", "publish", "report", "verify", "versions",
     }  # fmt: skip
     for name in modules:
         assert f" {name} " in done.stdout

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from commands import doctor
-from commands.__main__ import app
+from commands.__main__ import application
 from commands.checks import installed
 from stages.core.errors import EnvironmentFault, IntegrityError
 from stages.store import versions
@@ -66,9 +66,7 @@ def test_another_kind_of_line_is_named(site: Path, line: str) -> None:
         versions.check("work")
 
 
-def test_graft_versions_records_what_is_installed(
-    tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_graft_versions_records_what_is_installed(tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = tmp_path / "code"
     shutil.copytree(ROOT / versions.FOLDER, code / versions.FOLDER)
     shutil.copy(ROOT / "constraints.txt", code)
@@ -80,20 +78,20 @@ def test_graft_versions_records_what_is_installed(
     assert (finding.level, finding.code) == ("problem", 5)
     assert "toy-decoder 1.0 (recorded 0.9)" in finding.found
 
-    said = CliRunner().invoke(app, ["versions"]).output
+    said = CliRunner().invoke(application(["versions"]), ["versions"]).output
     assert "split: toy-decoder 0.9 → 1.0" in said
     assert f"wrote 1 of {len(STAGES)} files" in said
     assert split.read_text() == whole + "toy-decoder==1.0\n"
     (finding,) = installed.recorded(code)
     assert finding.level == "ok"
-    assert "names what is installed" in CliRunner().invoke(app, ["versions"]).output
+    assert "names what is installed" in CliRunner().invoke(application(["versions"]), ["versions"]).output
     assert not list(code.rglob("*.partial"))
 
     # Pinned as installed, the lines of constraints.txt are taken, those for other Pythons too.
     pins = "toy-decoder==1.0 ; python_full_version >= '3'\ntoy-decoder==0.5 ; python_full_version < '3'\n"
     with (code / "constraints.txt").open("a") as file:
         file.write(pins)
-    CliRunner().invoke(app, ["versions"])
+    CliRunner().invoke(application(["versions"]), ["versions"])
     assert split.read_text() == whole + pins.replace("'", '"')
 
 
