@@ -50,8 +50,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --compile -c constraints.txt pip setuptools wheel
 	$(VENV)/bin/python -m pip install --quiet --compile -c constraints.txt --no-build-isolation -e '.[dev]'
-	@# What is installed now is what stages depend on: after a change of constraints.txt those that use it are stale.
-	@$(VENV)/bin/graft versions
+	@# What is pinned is what stages depend on: after a change of constraints.txt those that use it are stale.
+	@$(VENV)/bin/graft versions --pinned
 	@touch $@
 
 clean:

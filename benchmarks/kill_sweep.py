@@ -187,6 +187,8 @@ def _server(home: Path) -> Iterator[None]:
         port = free.getsockname()[1]
     home.mkdir(parents=True, exist_ok=True)
     os.environ.update(up.environment("127.0.0.1", port, home, None))
+    for foreign in ("PREFECT_PROFILE", "PREFECT_API_KEY"):
+        os.environ.pop(foreign, None)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with (home / "server.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

@@ -16,6 +16,8 @@ from typing import Any
 from flows.md5 import md5_of
 from flows.recorded import LOCK, Entry, NotFound, Project, Unknown, Version, first, opened, within
 
+VERSIONS = "stages/versions/"  # the libraries of each stage
+
 
 class Lineage:
     """The entries that led to one file."""
@@ -113,17 +115,20 @@ class Lineage:
         }
 
     def _code(self) -> str:
-        """Whether the modules that ran are the ones of the commit that records them."""
+        """Whether modules that ran, and versions of libraries, are the ones of the commit that records them."""
         ran = {
             (entry.version.commit, dep["path"], dep.get("md5"))
             for entry in self._entries.values()
             for dep in entry.lock.get("deps", [])
-            if dep["path"].endswith(".py")
+            if dep["path"].endswith(".py") or dep["path"].startswith(VERSIONS)
         }
         if not ran:
             return "no module is recorded"
-        count = len({path for _, path, _ in ran})
+        paths = {path for _, path, _ in ran}
+        count = sum(path.endswith(".py") for path in paths)
         said = f"{count} module{'s' if count != 1 else ''}"
+        if count < len(paths):
+            said += f" and the versions of {len(paths) - count} stages' libraries"
         commits = {entry.version.commit for entry in self._entries.values()}
         if None in commits:
             return f"hashes of {said} are recorded; commit dvc.lock to tie them to a revision"

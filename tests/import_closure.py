@@ -23,7 +23,7 @@ EXTRAS = {
 }
 # Imported by Keras's exporter and by the script that export has an exported model run in.
 BY_NAME = {"stages/export.py": {"onnxruntime", "tf2onnx"}}
-# They read parameters, print progress or fetch what is held against a hash: another version changes no output.
+# They parse parameters, print progress or fetch what is held against a hash: another version changes no output.
 CHANGES_NOTHING = {"huggingface-hub", "kagglehub", "packaging", "pydantic", "rich", "ruamel-yaml", "ruamel-yaml-clib"}
 
 

@@ -12,7 +12,7 @@ from packaging.specifiers import SpecifierSet
 
 from commands.checks.finding import Finding, ok, problem, some, warning
 from stages.core.errors import EnvironmentFault
-from stages.store.versions import FOLDER, applies, differing, installed_version, lines, pin
+from stages.store.versions import FOLDER, applies, differing, installed_version, pin, pinning, same
 
 SET_UP = "run `make setup`, and work in its environment: source .venv/bin/activate"
 # Newer ones install without complaint and break Prefect's server when it runs: it refuses what clients send, or
@@ -54,7 +54,7 @@ def packages(code: Path) -> Iterator[Finding]:
     for name, wanted in pins(code).items():
         found = installed_version(name)
         count += found is not None
-        if found and found != wanted:
+        if found and not same(found, wanted):
             others.append(f"{name} {found} (pinned {wanted})")
     if others:
         yield warning(
@@ -69,13 +69,16 @@ def packages(code: Path) -> Iterator[Finding]:
 def recorded(root: Path) -> Iterator[Finding]:
     """Whether stages/versions/ names what is installed: no stage starts that uses something else."""
     files = sorted((root / FOLDER).glob("*.txt"))
-    others = {name: f"{name} {found} (recorded {wanted})"
-              for path in files for name, (wanted, found) in differing(path).items()}  # fmt: skip
+    others = [
+        f"{name} {found} ({path.stem} recorded {wanted})"
+        for path in files
+        for name, (wanted, found) in sorted(differing(path).items())
+    ]
     if others:
         yield problem(
             "versions",
             EnvironmentFault,
-            f"{FOLDER} does not name what is installed: {some([others[name] for name in sorted(others)])}",
+            f"{FOLDER} does not name what is installed: {some(others)}",
             f"graft versions records it, and the stages that use it run again; else {SET_UP}",
         )
     elif files:
@@ -93,5 +96,6 @@ def pinned(code: Path) -> list[tuple[str, str]]:
 
 
 def constraints(code: Path) -> list[Requirement]:
-    """The lines of constraints.txt."""
-    return list(lines(code / "constraints.txt"))
+    """The lines of constraints.txt that pin a version; pip knows other lines too."""
+    read = (code / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return [one for line in read if (one := pinning(line)) is not None]

@@ -195,7 +195,7 @@ def _network_faults(url: str) -> Iterator[None]:
             raise _Interrupted(f"the server answered {error.code} {error.reason}") from None
         raise EnvironmentFault(
             f"{redacted(url)}: the server answered {error.code} {error.reason}; check that download.source "
-            "is right; a login belongs into ~/.netrc"
+            "is right; a login goes into ~/.netrc"
         ) from None
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):

@@ -28,17 +28,17 @@ def run(stage: str, main: Callable[[], str]) -> None:
 
     `main` catches nothing. An error graft raises on purpose ends as one message and its exit
     code, a fault of the machine as 5, Ctrl-C as 130 and SIGTERM as 143; anything else keeps its traceback,
-    because it is a defect. Started by DVC, the process also ends when DVC is killed, and `main` is not called where
-    an input has other bytes than dvc.lock records, or a library another version than the stage's dependencies name.
+    because it is a defect. Started by DVC, the process also ends when DVC is killed, and it fails where an input has
+    other bytes than dvc.lock records, or a library another version than the stage's dependencies name.
     """
     lifeline.tie()
     signal.signal(signal.SIGTERM, _terminate)
     logging.basicConfig(level=logging.INFO, format=f"{stage}: %(message)s", stream=sys.stderr)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        versions.check(stage)
-        inputs.check(stage)
-        summary = main()
+        with versions.held(stage):
+            inputs.check(stage)
+            summary = main()
     except Exception as error:
         fault = machine_faults.of(error) or error
         if isinstance(fault, OSError) and fault.errno is not None:

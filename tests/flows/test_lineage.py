@@ -7,10 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from flows.lineage import Lineage, trace
 from flows.recorded import HERE, NotFound, Unknown
 from tests.flows.toy import STAGES, Toy
+
+yaml = YAML()
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +140,27 @@ def test_code_that_was_not_committed_is_named(history: Toy, tmp_path: Path) -> N
     with trace(toy.folder, toy.folder / "data/export/out.txt") as found:
         assert ": stage.py" in found.record()["code"]
         assert found.record()["code"].startswith("of 1 module that ran 1 are not as committed at ")
+
+
+def test_versions_of_libraries_that_were_not_committed_are_named(history: Toy, tmp_path: Path) -> None:
+    toy = history.copy(tmp_path / "copy")
+    path = toy.folder / "stages/versions/export.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text("numpy==1\n")
+    described = yaml.load((toy.folder / "dvc.yaml").read_text())
+    described["stages"]["export"]["deps"].append("stages/versions/export.txt")
+    with (toy.folder / "dvc.yaml").open("w") as file:
+        yaml.dump(described, file)
+    toy.repro()
+    toy.commit("Fourth model, with its library")
+    path.write_text("numpy==2\n")
+    toy.repro()
+    toy.git("add", "dvc.lock")
+    toy.git("commit", "-q", "-m", "Fifth model, without the version of its library")
+    with trace(toy.folder, toy.folder / "data/export/out.txt") as found:
+        said = found.record()["code"]
+    assert said.startswith("of 1 module and the versions of 1 stages' libraries that ran 1 are not as committed at ")
+    assert said.endswith(": stages/versions/export.txt")
 
 
 def test_what_nobody_wrote_is_refused_and_a_cache_that_lacks_it_is_said(history: Toy, tmp_path: Path) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from commands import doctor
 from commands.__main__ import application
 from commands.checks import installed
-from stages.core.errors import EnvironmentFault, IntegrityError
+from commands.versions import HEAD
+from stages.core.errors import ConfigError, EnvironmentFault, IntegrityError
 from stages.store import versions
 from stages.store.params import STAGES
 
@@ -30,6 +31,20 @@ def install(folder: Path, name: str, version: str) -> None:
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
 
 
+def work(main: Callable[[], object] = lambda: None) -> None:
+    """The stage `work`."""
+    with versions.held("work"):
+        main()
+
+
+def graft(*options: str) -> str:
+    """What `graft versions` says here."""
+    done = CliRunner().invoke(application(["versions"]), ["versions", *options])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.output
+
+
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where distributions are put; the work folder has a stage `work` that uses toy-decoder 1.0, as DVC starts it."""
@@ -39,60 +54,144 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_STAGE", "work")
     FILE.parent.mkdir(parents=True)
-    FILE.write_text("# why\ntoy-decoder==1.0\nno-such-extra==3\ntyper==0.0.1 ; python_full_version < '3'\n")
+    FILE.write_text("# why\ntoy-decoder==1.0\ntyper==0.0.1 ; python_full_version < '3'\n")
     return folder
 
 
-def test_as_recorded_it_starts(site: Path) -> None:
-    versions.check("work")
+@pytest.fixture
+def split(tmp_path: Path, site: Path) -> Path:
+    """The file of the stage split in a copy of the project, which is the work folder; it names toy-decoder 0.9, too."""
+    for stage in STAGES:
+        shutil.copy(ROOT / versions.FOLDER / f"{stage}.txt", versions.FOLDER)
+    for name in ("constraints.txt", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    FILE.unlink()
+    path = versions.FOLDER / "split.txt"
+    with path.open("a") as file:
+        file.write("toy-decoder==0.9\n")
+    return path
+
+
+def test_as_recorded_it_runs(site: Path) -> None:
+    work()
+    FILE.write_text("toy-decoder==1.0.0\n")  # the same version in other words
+    work()
 
 
 def test_another_version_is_refused_with_both_and_what_to_do(site: Path) -> None:
     install(site, "toy_decoder", "1.1")
     with pytest.raises(EnvironmentFault, match=r"work\.txt .*toy-decoder 1\.1 \(recorded: 1\.0\).*graft versions"):
-        versions.check("work")
+        work()
+
+
+def test_a_version_is_not_that_of_another_build(site: Path) -> None:
+    install(site, "toy_decoder", "1.0+cuda")
+    with pytest.raises(EnvironmentFault, match=r"1\.0\+cuda"):
+        work()
+
+
+def test_what_is_missing_is_refused_unless_it_is_an_extra(site: Path) -> None:
+    FILE.write_text("toy-decoder==1.0\nno-such-library==3\n")
+    with pytest.raises(EnvironmentFault, match=r"no-such-library not installed \(recorded: 3\)"):
+        work()
+    extras = {name: versions.installed_version(name) or "1" for name in versions.OPTIONAL}
+    FILE.write_text("".join(f"{name}=={version}\n" for name, version in extras.items()))
+    work()
+
+
+def test_a_second_distribution_of_the_same_module_is_refused(site: Path) -> None:
+    FILE.write_text(f"opencv-python-headless=={versions.installed_version('opencv-python-headless')}\n")
+    work()
+    install(site, "opencv_python", "4.12.0.88")
+    with pytest.raises(EnvironmentFault, match=r"beside opencv-python 4\.12\.0\.88"):
+        work()
+
+
+def test_what_changes_while_it_runs_is_not_recorded(site: Path) -> None:
+    """DVC hashes dependencies when a stage has ended."""
+
+    def both() -> None:
+        install(site, "toy_decoder", "2.0")
+        FILE.write_text("toy-decoder==2.0\n")
+
+    with pytest.raises(EnvironmentFault, match=r"work\.txt was changed while work ran"):
+        work(both)
+    with pytest.raises(EnvironmentFault, match=r"toy-decoder 3\.0 \(recorded: 2\.0\)"):
+        work(lambda: install(site, "toy_decoder", "3.0"))
 
 
 def test_only_what_dvc_records_is_held_to_it(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(site, "toy_decoder", "1.1")
     monkeypatch.delenv("DVC_STAGE")
-    versions.check("work")
+    work()
 
 
-@pytest.mark.parametrize("line", ["toy-decoder", "toy-decoder>=1", "toy-decoder==1,<2", "<<<<<<< HEAD", "a b"])
+@pytest.mark.parametrize("line", ["toy-decoder", "toy-decoder>=1", "toy-decoder==1.*", "<<<<<<< HEAD", "a b", "\xff"])
 def test_another_kind_of_line_is_named(site: Path, line: str) -> None:
-    FILE.write_text(f"toy-decoder==1.0\n{line}\n")
+    FILE.write_bytes(f"toy-decoder==1.0\n{line}\n".encode("latin-1"))
     with pytest.raises(IntegrityError, match=r"work\.txt, line 2: received .* no name==version"):
-        versions.check("work")
+        work()
 
 
-def test_graft_versions_records_what_is_installed(tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = tmp_path / "code"
-    shutil.copytree(ROOT / versions.FOLDER, code / versions.FOLDER)
-    shutil.copy(ROOT / "constraints.txt", code)
-    split = code / versions.FOLDER / "split.txt"
-    whole = split.read_text()
-    split.write_text(whole + "toy-decoder==0.9\n")
-    monkeypatch.setattr(doctor, "CODE", code)
-    (finding,) = installed.recorded(code)
+def test_a_file_that_names_nothing_is_refused(site: Path) -> None:
+    FILE.write_text(HEAD)
+    with pytest.raises(IntegrityError, match="names no library; get the last committed one back"):
+        work()
+
+
+def test_graft_versions_records_what_is_installed(tmp_path: Path, split: Path) -> None:
+    whole = (ROOT / split).read_text()
+    (finding,) = installed.recorded(tmp_path)
     assert (finding.level, finding.code) == ("problem", 5)
-    assert "toy-decoder 1.0 (recorded 0.9)" in finding.found
+    assert "toy-decoder 1.0 (split recorded 0.9)" in finding.found
 
-    said = CliRunner().invoke(application(["versions"]), ["versions"]).output
+    said = graft()
     assert "split: toy-decoder 0.9 → 1.0" in said
     assert f"wrote 1 of {len(STAGES)} files" in said
     assert split.read_text() == whole + "toy-decoder==1.0\n"
-    (finding,) = installed.recorded(code)
+    (finding,) = installed.recorded(tmp_path)
     assert finding.level == "ok"
-    assert "names what is installed" in CliRunner().invoke(application(["versions"]), ["versions"]).output
-    assert not list(code.rglob("*.partial"))
+    assert "names what is installed" in graft()
+    assert sorted(path.name for path in versions.FOLDER.iterdir()) == sorted(f"{stage}.txt" for stage in STAGES)
 
-    # Pinned as installed, the lines of constraints.txt are taken, those for other Pythons too.
+
+def test_pinned_as_installed_the_lines_of_constraints_are_taken(tmp_path: Path, site: Path, split: Path) -> None:
     pins = "toy-decoder==1.0 ; python_full_version >= '3'\ntoy-decoder==0.5 ; python_full_version < '3'\n"
-    with (code / "constraints.txt").open("a") as file:
-        file.write(pins)
-    CliRunner().invoke(application(["versions"]), ["versions"])
-    assert split.read_text() == whole + pins.replace("'", '"')
+    with (tmp_path / "constraints.txt").open("a") as file:
+        file.write("-r others.txt\nprefect>=3  # both are for pip alone\n" + pins)
+    graft()
+    expected = (ROOT / split).read_text() + pins.replace("'", '"')
+    assert split.read_text() == expected
+    # make setup records the pins, also beside an extra that it leaves as it is.
+    install(site, "toy_decoder", "0.7")
+    assert "names what is pinned" in graft("--pinned")
+    assert "toy-decoder 1.0 → 0.7" in graft()
+    assert "toy-decoder 0.7 → 1.0" in graft("--pinned")
+    assert split.read_text() == expected
+
+
+def test_graft_versions_mends_what_a_merge_left(split: Path) -> None:
+    whole = split.read_text()
+    ours, theirs = whole.replace("pyarrow==", "pyarrow==1.0"), whole.replace("pyarrow==", "pyarrow==2.0")
+    split.write_bytes(f"<<<<<<< HEAD\n{ours}=======\n{theirs}>>>>>>> other\n".replace("\n", "\r\n").encode())
+    graft()
+    assert split.read_bytes().decode() == (ROOT / split).read_text() + "toy-decoder==1.0\n"
+
+
+def test_what_graft_versions_cannot_know_is_said(tmp_path: Path, split: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = (versions.FOLDER / "download.txt").read_text()
+    for text in ("", HEAD):
+        split.write_text(text)
+        with pytest.raises(ConfigError, match=r"split\.txt: it names no library; git checkout"):
+            graft()
+    split.unlink()
+    with pytest.raises(ConfigError, match=r"split\.txt: not found.*git checkout"):
+        graft()
+    assert (versions.FOLDER / "download.txt").read_text() == whole
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="from the project's root"):
+        graft()
 
 
 def test_dvc_runs_a_stage_again_for_another_version_and_not_with_one_that_is_not_recorded(
