@@ -123,6 +123,8 @@ def test_a_segment_whose_length_lies_has_no_end_behind_it(length: int) -> None:
 def test_a_picture_that_begins_before_the_first_one_ends_is_no_end() -> None:
     whole = WHOLE["baseline"]
     assert count(whole[:-2] + whole, "JPEG") is None
+    # The bytes behind its mark are no length, even where they could be one.
+    assert count(whole[:-2] + b"\xff\xd8\0\2" + END + b"behind", "JPEG") is None
 
 
 class Counted:
