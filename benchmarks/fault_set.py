@@ -55,6 +55,7 @@ FOUND_BY: dict[str, tuple[Finder, ...]] = {
     "PNG named .jpg": (("rule", "extensions"),),
     "HTML page named .jpg": (("reason", "not_an_image"),),
     "empty": (("reason", "empty"),),
+    "bytes behind its end": (("rule", "trailing_bytes"),),
     "grey": (("rule", "odd_colour"),),
     "turned by EXIF": (("rule", "turned"),),
     "exact copy": (("rule", "exact_duplicates"),),
@@ -204,6 +205,8 @@ def _ruined(kind: str, row: Row, tag: str, generator: np.random.Generator) -> Ro
             return replace(row, data=f"<!DOCTYPE html><title>404</title><p>Nothing here ({tag})".encode())
         case "empty":
             return replace(row, data=b"")
+        case "bytes behind its end":
+            return replace(row, data=row.data + generator.bytes(int(generator.integers(1, 2000))))
         case "decompression bomb":
             return replace(row, name=str(path.with_suffix(".png")), data=_bomb(tag))
     image = _opened(row)

@@ -48,7 +48,7 @@ def test_every_kind_is_there_once_asked_and_no_photograph_has_two(photographs: l
 
 
 def test_too_few_photographs_are_refused(photographs: list[Row]) -> None:
-    with pytest.raises(ValueError, match="78 are needed"):
+    with pytest.raises(ValueError, match="81 are needed"):
         fault_set.inject(photographs, 1, 3)
 
 

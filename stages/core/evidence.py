@@ -35,6 +35,7 @@ IMAGES = pa.schema(
         pa.field("bit_depth", pa.int32()),
         pa.field("frames", pa.int32()),
         pa.field("orientation", pa.int32()),  # EXIF 1-8
+        pa.field("trailing_bytes", pa.int64()),  # behind the end of a JPEG or PNG
         pa.field("brightness", pa.float64()),  # mean luma, 0-1
         pa.field("contrast", pa.float64()),  # standard deviation of luma, 0-0.5
         pa.field("sharpness", pa.float64()),  # null for images too small to judge
@@ -175,6 +176,7 @@ def _image_rows(known: Known) -> Iterator[dict[str, Any]]:
                 "bit_depth": fact.measured.bit_depth,
                 "frames": fact.measured.frames,
                 "orientation": fact.measured.orientation,
+                "trailing_bytes": fact.measured.trailing_bytes,
                 "brightness": fact.measured.brightness,
                 "contrast": fact.measured.contrast,
                 "sharpness": fact.sharpness,
@@ -254,7 +256,7 @@ def drift_table(drifts: Sequence[Drift]) -> pa.Table:
 def fact_rows(known: Known) -> Iterator[dict[str, Any]]:
     """Everything known, as rows of schemas.FACTS, in the order given."""
     measured = ("size_bytes", "format", "width", "height", "mode", "bit_depth", "frames", "orientation",
-                "brightness", "contrast", "entropy", "sharpness", "saturation", "warmth")  # fmt: skip
+                "trailing_bytes", "brightness", "contrast", "entropy", "sharpness", "saturation", "warmth")  # fmt: skip
     for fact, group, neighbour, rival, reason in zip(
         known.facts, known.groups, known.neighbours, known.rivals, known.reasons, strict=True
     ):

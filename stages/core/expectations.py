@@ -211,6 +211,10 @@ def _warnings(limits: Limits, situation: Situation) -> list[Rule]:
         _rows("name_case", "warning", "be_null", "same_name_as",
               "No two names differ in upper and lower case alone.", 0.0,
               "Unpacked on Windows or macOS, one would overwrite the other: rename one."),
+        _rows("trailing_bytes", "warning", "be_between", "trailing_bytes",
+              "No JPEG or PNG has bytes behind the end of its picture.", 0.0,
+              "Some cameras and phones put a second picture or a film there; otherwise a transfer or a tool left "
+              "rubbish. No pixel comes of it: look at where such files come from.", max_value=0),
         _rows("uniform", "warning", "be_between", "contrast",
               f"At most {_percent(limits.max_uniform_fraction)} of the images are nearly one colour "
               f"(contrast below {limits.uniform_below:g} of full scale).",

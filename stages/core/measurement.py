@@ -15,7 +15,7 @@ import numpy.typing as npt
 import PIL
 from PIL import Image, features
 
-from stages.core import images
+from stages.core import images, trailing_bytes
 
 Bytes = npt.NDArray[np.uint8]
 Figures = npt.NDArray[np.float64]
@@ -57,6 +57,7 @@ class Measurement:
     bit_depth: int | None = None  # bits per channel in the file
     frames: int | None = None
     orientation: int | None = None  # EXIF 1-8
+    trailing_bytes: int | None = None  # behind the picture's end; None also where trailing_bytes.count finds no end
     brightness: float | None = None  # mean luma, 0-1
     contrast: float | None = None  # standard deviation of luma, 0-0.5
     entropy: float | None = None  # of luma, bits 0-8
@@ -83,7 +84,8 @@ def measure(files: Sequence[bytes]) -> list[Measurement]:
         sheet.paste(_tile(decoded.image), (0, TILE * len(drawn)))
         # The picture itself is let go: memory that is used again at once is far faster than fresh memory.
         drawn.append((len(found), *decoded.image.size, replace(decoded, image=_NOTHING)))
-        found.append(Measurement(len(data), decoded.format))
+        behind = trailing_bytes.count(data, decoded.format)
+        found.append(Measurement(len(data), decoded.format, trailing_bytes=behind))
     if not drawn:
         return found
     sheet = sheet.crop((0, 0, TILE, TILE * len(drawn)))
@@ -105,6 +107,7 @@ def measure(files: Sequence[bytes]) -> list[Measurement]:
             bit_depth=decoded.bit_depth,
             frames=decoded.frames,
             orientation=decoded.orientation,
+            trailing_bytes=found[at].trailing_bytes,
             brightness=float(levels[row, 0]),
             contrast=float(levels[row, 1]),
             entropy=float(levels[row, 2]),

@@ -31,6 +31,7 @@ MEASUREMENTS = pa.schema(
         pa.field("bit_depth", pa.int32()),
         pa.field("frames", pa.int32()),
         pa.field("orientation", pa.int32()),
+        pa.field("trailing_bytes", pa.int64()),
         pa.field("brightness", pa.float64()),
         pa.field("contrast", pa.float64()),
         pa.field("entropy", pa.float64()),
@@ -61,6 +62,7 @@ FACTS = pa.schema(
         pa.field("bit_depth", pa.int32()),  # bits per channel in the file
         pa.field("frames", pa.int32()),
         pa.field("orientation", pa.int32()),  # EXIF 1-8
+        pa.field("trailing_bytes", pa.int64()),  # behind the end of a JPEG or PNG; null: other formats, no end found
         pa.field("brightness", pa.float64()),  # mean luma, 0-1
         pa.field("contrast", pa.float64()),  # standard deviation of luma, 0-0.5
         pa.field("entropy", pa.float64()),  # of luma, bits 0-8

@@ -43,6 +43,7 @@ FOUND = {
     "blurred": "sharpness",
     "multi_frame": "frames",
     "turned": "EXIF orientation",
+    "trailing_bytes": "bytes behind its end:",
     "bit_depth": "bits per channel",
     "odd_colour": "is",
     "size": "shorter side",

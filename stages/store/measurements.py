@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from stages.core import images, measurement
+from stages.core import images, measurement, trailing_bytes
 from stages.core.errors import IntegrityError
 from stages.core.facts import Facts
 from stages.core.measurement import Measurement
@@ -57,7 +57,8 @@ def of_shards(folder: Path, images_stored: int, limits: Limits) -> Sequence[Fact
     """
     # What a file gives can depend on the limits: a codec out of memory may only say that the file is broken.
     limited = {"cpu_seconds": str(limits.cpu_seconds), "memory_bytes": str(limits.memory_bytes)}
-    memo = Memo(Path(MEMO) / fingerprint([images, measurement], {**measurement.VERSIONS, **limited}), MEASUREMENTS)
+    made_by = fingerprint([images, measurement, trailing_bytes], {**measurement.VERSIONS, **limited})
+    memo = Memo(Path(MEMO) / made_by, MEASUREMENTS)
     known = memo.read()
     # The row of what was measured by image_id: first what is known, then what is asked for, in that order.
     places = {image_id: at for at, image_id in enumerate(known["image_id"].to_pylist())}

@@ -32,8 +32,8 @@ CRITICAL = [
 def fact(name: str, label: str = "cats", image_id: str = "", split: str | None = None, **figures: Any) -> Facts:
     measured: dict[str, Any] = {
         "size_bytes": 9, "format": "PNG", "width": 90, "height": 60, "mode": "RGB", "bit_depth": 8, "frames": 1,
-        "orientation": 1, "brightness": 0.5, "contrast": 0.2, "entropy": 7.0, "sharpness": 0.1, "saturation": 0.2,
-        "warmth": 0.0,
+        "orientation": 1, "trailing_bytes": 0, "brightness": 0.5, "contrast": 0.2, "entropy": 7.0, "sharpness": 0.1,
+        "saturation": 0.2, "warmth": 0.0,
     }  # fmt: skip
     return Facts(name, label, split, image_id or name, Measurement(**measured | figures))
 
@@ -93,7 +93,9 @@ def test_quality_and_duplicates_are_asked_of_accepted_images_only() -> None:
     found = table([fact("a", "cats", "x"), fact("b", "dogs", "x"), fact("c", "cats", "c", height=80)])
     assert found["quarantine"] == ["label_conflict", "label_conflict", None]
     assert found["conflicts_with"] == ["b", "a", None]
-    for column in ("mode", "bit_depth", "frames", "orientation", "brightness", "contrast", "sharpness"):
+    for column in (
+        "mode", "bit_depth", "frames", "orientation", "trailing_bytes", "brightness", "contrast", "sharpness",
+    ):  # fmt: skip
         assert found[column][:2] == [None, None]
         assert found[column][2] is not None
     assert found["copy_of"] == [None, None, None]

@@ -158,6 +158,12 @@ def test_trailing_bytes_after_a_jpeg_are_accepted() -> None:
     np.testing.assert_array_equal(images.decode(data + b"garbage" * 9), images.decode(data))
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_stray_bytes_before_the_end_of_a_jpeg_are_accepted(progressive: bool) -> None:
+    data = encode(Image.fromarray(NOISE), "JPEG", progressive=progressive)
+    np.testing.assert_array_equal(images.decode(data[:-2] + b"garbage" * 9 + data[-2:]), images.decode(data))
+
+
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"])
 @pytest.mark.parametrize("part", [0.5, 0.99])
 def test_cut_files_are_truncated(format: str, part: float) -> None:

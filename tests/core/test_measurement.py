@@ -167,6 +167,19 @@ def test_mode_and_bit_depth_are_the_files(image: Image.Image, format: str, mode:
     assert (found.format, found.mode, found.bit_depth, found.frames) == (format, mode, depth, 1)
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_bytes_behind_the_end_are_counted_and_change_no_other_figure(format: str) -> None:
+    data = encode(scene(3), format)
+    for at, found in enumerate(measure([data, data + b"x", data + b"garbage" * 9])):
+        more = (0, 1, 63)[at]
+        assert found == replace(one(data), size_bytes=len(data) + more, trailing_bytes=more)
+
+
+def test_of_other_formats_no_bytes_behind_the_end_are_counted() -> None:
+    for format in ("GIF", "BMP", "WEBP", "TIFF"):
+        assert one(encode(scene(3), format) + b"garbage").trailing_bytes is None
+
+
 def test_sixteen_bits_keep_the_high_byte() -> None:
     found = of(Image.fromarray(np.full((20, 20), 0x66FF, np.uint16)))
     assert found.brightness == pytest.approx(0x66 / 255)

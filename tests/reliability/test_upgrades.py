@@ -14,6 +14,7 @@ from flows.recorded import stages_of
 from stages.core import measurement
 from stages.core.augmentation import Augmentation
 from stages.store import checkpoints, inputs, measurements, view_memo
+from tests import import_closure
 
 OLD_LOCK = """
 schema: '2.0'
@@ -80,6 +81,24 @@ def test_facts_are_kept_under_the_decoders_versions(name: str, monkeypatch: pyte
         monkeypatch.setitem(measurement.VERSIONS, name, "0")
     assert made[0] != made[1]
     assert {"pillow", "numpy", "libjpeg_turbo", "zlib"} <= measurement.VERSIONS.keys()
+
+
+def test_facts_are_kept_under_every_source_that_makes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So what was kept before a fact was measured is not read as if it had been."""
+    asked: list[str] = []
+
+    class Recorded(Exception):
+        """Enough is known."""
+
+    def fingerprint(modules: Any, versions: Any) -> str:
+        asked.extend(module.__name__ for module in modules)
+        raise Recorded
+
+    monkeypatch.setattr(measurements, "fingerprint", fingerprint)
+    with pytest.raises(Recorded):
+        measurements.of_shards(Path("nowhere"), 0, measurements.Limits(1, 1.0, 2**30))
+    sources = import_closure.closure(import_closure.ROOT / "stages/core/measurement.py")
+    assert sorted(asked) == [source.removesuffix(".py").replace("/", ".") for source in sources]
 
 
 def test_checkpoints_name_the_packages_that_train() -> None:

@@ -229,6 +229,31 @@ def test_every_kind_of_bad_file_is_listed_and_none_dropped(root: Path) -> None:
     assert "multi_frame" in broken("info")
 
 
+def test_bytes_behind_a_pictures_end_are_counted_and_warned_of_and_cost_no_picture(root: Path) -> None:
+    garbage = encode(picture(), "JPEG") + b"garbage" * 9
+    two = encode(picture(), "MPO", save_all=True, append_images=[picture()])
+    whole = encode(picture(), "JPEG")
+    pack([*clean(), ("cats/behind.jpg", "cats", None, garbage), ("dogs/phone.jpg", "dogs", None, two),
+          ("dogs/whole.jpg", "dogs", None, whole)])  # fmt: skip
+    assert validate.main() == "15 of 15 images accepted in 2 classes, 0 quarantined, 1 warning"
+    counted = {name: row["trailing_bytes"] for name, row in facts().items()}
+    second = counted["dogs/phone.jpg"]
+    assert 0 < second < len(two)
+    assert counted == dict.fromkeys(counted, 0) | {"cats/behind.jpg": 63, "dogs/phone.jpg": second}
+    assert results()["verdict"] == "accepted_with_warnings"
+    assert broken("warning") == {"trailing_bytes"}
+    (rule,) = (rule for rule in results()["rules"] if rule["id"] == "trailing_bytes")
+    assert (rule["failing"], rule["failing_names"]) == (2, ["cats/behind.jpg", "dogs/phone.jpg"])
+    with (validate.REPORT / "failing.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["rule"] == "trailing_bytes"]
+    assert [(row["severity"], row["rule_kept"], row["name"], row["value"]) for row in rows] == [
+        ("warning", "no", "cats/behind.jpg", "63"), ("warning", "no", "dogs/phone.jpg", str(second)),
+    ]  # fmt: skip
+    assert "bytes behind its end: 63" in Parsed((validate.REPORT / "index.html").read_text()).text
+    for name in ("index.html", "results.md", "data_docs/images.html", "data_docs/images_rules.html"):
+        assert "No JPEG or PNG has bytes behind the end of its picture." in (validate.REPORT / name).read_text(), name
+
+
 @pytest.mark.parametrize(
     ("change", "settings", "rule", "named"),
     [
