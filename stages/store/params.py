@@ -110,7 +110,7 @@ def _load(path: Path) -> tuple[dict[Any, Any], dict[str, int]]:
         lines: dict[str, int] = {}
         _collect_lines(root, "", lines)
         values = YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError, RecursionError) as error:
+    except (YAMLError, ValueError, RecursionError, AssertionError) as error:  # the last of `%YAML 1.0`
         raise ConfigError(_printable(f"{path}: not readable as YAML: {' '.join(str(error).split())}")) from None
     if not isinstance(values, dict):
         kind = type(values).__name__

@@ -197,6 +197,7 @@ def test_a_layer_may_be_named_in_four_ways(tmp_path: Path, at: str) -> None:
         ('"\\ud800": {a: ' + "9" * 60 + "}\n", "received an integer of 200 bits"),
         ('"\\ud800": 1\n"\\ud800": 2\n', 'found duplicate key "\\ud800"'),
         ('"\\ud800": {}\n', "\\ud800: received half of a surrogate pair"),
+        ("%YAML 1.0\n---\nsplit: {}\n", "not readable as YAML: version minor part can only be 2 or 1"),
         ("split: {seed: " + "x" * 60_000 + "}\n", "(60,002 characters) (str); must be an integer"),
         ("".join(f"k{n}: 1\n" for n in range(300)), "and 207 more"),
     ],
