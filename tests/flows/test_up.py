@@ -12,7 +12,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -80,7 +83,7 @@ class Up:
 
     def wait_ready(self) -> None:
         """Wait for its last line."""
-        until(lambda: self.output.read_text().endswith("ready\n") or self.process.poll() is not None, 180)
+        until(lambda: self.output.read_text().endswith("ready\n") or self.process.poll() is not None, 2 * up.START)
         assert self.process.poll() is None, self.output.read_text()
 
     def client(self) -> SyncPrefectClient:
@@ -128,6 +131,30 @@ def until(condition: Callable[[], object], seconds: float) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_workers_start_when_the_deployments_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside those that make deployments their first requests once held SQLite's lock for 60 s."""
+    happened: list[str] = []
+
+    def start(name: str, *command: str) -> SimpleNamespace:
+        happened.append(f"{name} starts")
+        one = SimpleNamespace(name=name, ended=lambda: happened.append(f"{name} ended") or 0, log=Path("log"))
+        services.append(one)
+        return one
+
+    services: list[Any] = []
+    register = SimpleNamespace(
+        client=lambda: nullcontext(SimpleNamespace(api_healthcheck=lambda: None)),
+        end_unfinished=lambda client, why: None,
+        pools=lambda client, trainings: happened.append("pools"),
+        automations=lambda client: happened.append("automations"),
+        online=lambda client, pools, since: {"cpu-1", "gpu-1"},
+        DEPLOY=("deploy",),
+    )
+    monkeypatch.setattr(up.importlib, "import_module", lambda name: register)
+    up.bring_up(start, services, up.POOLS, local=True)  # type: ignore[arg-type]
+    assert happened == ["pools", "automations", "deploy starts", "deploy ended", "cpu starts", "gpu starts"]
 
 
 @pytest.mark.slow
