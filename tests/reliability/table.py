@@ -2,6 +2,7 @@
 
     python -m tests.reliability.table           # write the two parts of the page that are generated
     python -m tests.reliability.table --count   # run the tests of rows 1 to 40, count what held
+    python -m tests.reliability.table --count REPORT ...   # the same of JUnit reports of a run of all tests
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -68,26 +69,54 @@ def tally(report: Path) -> tuple[int, int]:
     return ran, int(suite.get("failures", 0)) + int(suite.get("errors", 0))
 
 
+def asked() -> list[str]:
+    """The tests of the rows of bad input, as pytest names them."""
+    return sorted({f"tests/{test}" for one in FAULTS if one.row in BAD_INPUTS for test in one.tests})
+
+
 def count() -> None:
     """Run the tests of the rows of bad input that are not slow, a file at a time, and record how many cases held."""
-    asked = sorted({f"tests/{test}" for one in FAULTS if one.row in BAD_INPUTS for test in one.tests})
     tried = survived = 0
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        for file in sorted({test.partition("::")[0] for test in asked}):
-            chosen = [test for test in asked if test.startswith(f"{file}::")]
+        for file in sorted({test.partition("::")[0] for test in asked()}):
+            chosen = [test for test in asked() if test.startswith(f"{file}::")]
             command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", f"--junitxml={report}", *chosen]
             subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL)
             ran, bad = tally(report)
             sys.stderr.write(f"{file}: {ran - bad} of {ran}\n")
             tried, survived = tried + ran, survived + ran - bad
-    note = "cases of the tests of rows 1 to 40 but slow ones; each refuses or takes its bad input as the row says"
-    seconds = time.monotonic() - begun
+    _record_inputs(tried, survived, time.monotonic() - begun, " but slow ones")
+
+
+def tally_of(tests: Collection[str], reports: Iterable[Path]) -> tuple[int, int, float]:
+    """Of the cases of some tests in pytest's JUnit reports: how many ran, how many of them held, and their seconds.
+
+    Raises ValueError naming a test that no report has: the figure would say too much.
+    """
+    left, ran, held, seconds = set(tests), 0, 0, 0.0
+    for report in reports:
+        for case in ElementTree.parse(report).iter("testcase"):
+            name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name', '').partition('[')[0]}"
+            if name in tests:
+                left.discard(name)
+                ran += case.find("skipped") is None
+                held += not any(case.find(bad) is not None for bad in ("skipped", "failure", "error"))
+                seconds += float(case.get("time", 0))
+    if left:
+        raise ValueError(f"no report has {', '.join(sorted(left))}")
+    return ran, held, seconds
+
+
+def _record_inputs(tried: int, survived: int, seconds: float, which: str) -> None:
+    note = f"cases of the tests of rows 1 to 40{which}; each refuses or takes its bad input as the row says"
     reliability.record({"bad_inputs": reliability.entry(tried, survived, seconds, note)})
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--count"]:
         count()
+    elif sys.argv[1:2] == ["--count"]:
+        _record_inputs(*tally_of(asked(), map(Path, sys.argv[2:])), "")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

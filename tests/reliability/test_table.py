@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +62,23 @@ def test_no_cell_breaks_its_row() -> None:
     for line in [*table.faults().splitlines()[2:]]:
         assert line.count(" | ") == 3, line
         assert "\n" not in line
+
+
+def test_cases_are_counted_in_reports_of_a_whole_run(tmp_path: Path) -> None:
+    (tmp_path / "test_toy.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.parametrize('n', [1, 2, 3])\n"
+        "def test_bad(n): assert n < 3\n"
+        "@pytest.mark.parametrize('n', ['a[b', 'c'])\n"
+        "def test_held(n): n == 'c' and pytest.skip('no such machine')\n"
+        "def test_other(): assert False\n"
+    )
+    report = tmp_path / "report.xml"
+    command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", "-p", "no:cacheprovider", "test_toy.py"]
+    subprocess.run(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    ran, held, seconds = table.tally_of({"test_toy.py::test_bad", "test_toy.py::test_held"}, [report])
+    assert (ran, held) == (4, 3)
+    assert seconds >= 0
+    with pytest.raises(ValueError, match=r"no report has test_toy\.py::test_gone$"):
+        table.tally_of({"test_toy.py::test_bad", "test_toy.py::test_gone"}, [report])
+    assert all(test.startswith("tests/") for test in table.asked())
