@@ -196,7 +196,7 @@ def main() -> str:
     ):
         run = _run(engine, trunk, store, memo, images, settings)
         store.close()
-        base.save_weights(out / "base.weights.h5")
+        models.save_weights(base, out / "base.weights.h5")
         if catalogue.is_local(settings.backbone):
             models.save(base, out / "base.keras")
         documents.write(out / "trunk.json", trunk_facts)

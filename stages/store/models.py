@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from stages.core.errors import ConfigError, IntegrityError
 if TYPE_CHECKING:
     import keras
 
+WEIGHTS = "model.weights.h5"  # in a `.keras` file
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can carry
 
 
@@ -57,6 +59,19 @@ def weights_digest(model: keras.Model) -> str:
         digest.update(str((weight.shape, weight.dtype)).encode())
         digest.update(weight.tobytes())
     return digest.hexdigest()
+
+
+def save_weights(model: keras.Model, path: Path) -> None:
+    """Write a weights-only HDF5 file, which `load_weights` reads.
+
+    Taken out of a `.keras` file, for which HDF5 writes to memory: on a disk that is full it ends the process by SIGSEGV
+    as it closes its objects, after a traceback for each of them.
+    """
+    whole = path.with_name(f".{path.name}.keras")
+    model.save(whole, include_optimizer=False)
+    with zipfile.ZipFile(whole) as source, source.open(WEIGHTS) as file, path.open("wb") as target:
+        shutil.copyfileobj(file, target)
+    whole.unlink()
 
 
 def save(model: keras.Model, path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,8 @@ from stages.core.errors import ConfigError, EnvironmentFault, IntegrityError
 from stages.store import hashes, models, pretrained, saved_model
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
-LETTERS = Path(__file__).parents[2] / "pretraining" / "mobilenet_v2_0.35_96_letters.weights.h5"
+ROOT = Path(__file__).parents[2]
+LETTERS = ROOT / "pretraining" / "mobilenet_v2_0.35_96_letters.weights.h5"
 
 
 def small_model() -> Any:
@@ -126,6 +130,42 @@ def test_no_network_is_an_environment_fault(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(pretrained.backbones, "build", fetch)
     with pytest.raises(EnvironmentFault, match="KERAS_HOME"):
         pretrained.pretrained_base("MobileNetV2", 96, 1.0, "imagenet", None)
+
+
+def test_weights_are_written_alike_and_come_back(tmp_path: Path) -> None:
+    model = small_model()
+    for name in ("a", "b"):
+        models.save_weights(model, tmp_path / f"{name}.weights.h5")
+    assert (tmp_path / "a.weights.h5").read_bytes() == (tmp_path / "b.weights.h5").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.weights.h5", "b.weights.h5"]
+    other = small_model()
+    other.set_weights([weight + 1 for weight in other.get_weights()])
+    models.load_stored_weights(other, tmp_path / "a.weights.h5", "it")
+    assert models.weights_digest(other) == models.weights_digest(model)
+
+
+def test_weights_that_do_not_fit_on_the_disk_are_one_error(tmp_path: Path) -> None:
+    """Written by HDF5 itself, they ended the process by SIGSEGV, after a traceback for each of its objects."""
+    code = """
+import resource, signal, sys
+from pathlib import Path
+import keras
+from stages.store import models
+model = keras.Sequential([keras.Input((64,)), *(keras.layers.Dense(64) for _ in range(8))])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+try:
+    models.save_weights(model, Path("cut.weights.h5"))
+except OSError as error:
+    sys.stderr.write(f"SAID {error}")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "SAID [Errno 27] File too large" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_saving_twice_gives_the_same_bytes_without_dates_or_addresses(tmp_path: Path) -> None:
