@@ -54,7 +54,8 @@ def written(format_: str, model: Any, classes: list[str], folder: Path, examples
     place.write_bytes(format_.encode())
     if format_ == "openvino":
         place.with_suffix(".bin").write_bytes(b"weights")
-    exec(json.loads(os.environ.get(DOES, "{}")).get(format_, ""), {**NAMES, **locals()})
+    with silent():
+        exec(json.loads(os.environ.get(DOES, "{}")).get(format_, ""), {"__name__": format_, **NAMES, **locals()})
     return folder / exported.PLACES[format_]
 
 

@@ -71,6 +71,8 @@ def test_what_ends_an_optional_formats_converter_costs_that_format(
     monkeypatch.setattr(conversion, "DEADLINE", 0.2 if "while" in does else 600.0)
     makes = "print(__import__('tempfile').mkdtemp(), end='', file=open(f'{folder}/../made', 'w'), flush=True)"
     scripted(write={"openvino": f"{makes}\nos.write(2, b'seen it coming\\n')\n{does}"})
+    printed, judge = [], conversion._judge
+    monkeypatch.setattr(conversion, "_judge", lambda *given: (printed.append(given[2]), judge(*given)))
     with caplog.at_level(logging.WARNING):
         summary = export.main()
     assert summary.startswith("saved_model, litert, keras, openvino not published, ")
@@ -84,6 +86,7 @@ def test_what_ends_an_optional_formats_converter_costs_that_format(
     assert f"openvino is optional, and failed: its converter {DIES[does]}: " in caplog.text
     assert ("word word" if "while" in does else "seen it coming") in caplog.text
     assert len(caplog.text) < 5000  # however much it printed
+    assert len(printed[0]) <= conversion.KEPT
     # Nothing else has other bytes than beside a format that converts, and nothing is left over.
     there = hashes.sha256_of_tree(project / "data/export")
     assert set(there) == {*TOLD, "labels.txt", "saved_model/saved_model.pb", "model.tflite", "model.keras"}

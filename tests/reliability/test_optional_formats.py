@@ -132,7 +132,7 @@ NEVER = {
     "broken disk": "raise OSError(5, os.strerror(5), 'model.bin')",
     "no memory": "raise MemoryError",
     "no memory, said in C++": "raise RuntimeError('std::bad_alloc')",
-    "no memory, and aborts": "os.write(2, b\"after throwing an instance of 'std::bad_alloc'\\n\"); os.abort()",
+    "no memory, and aborts": "os.write(2, b'CUDA failure 2: out of memory\\n'); os.abort()",
     "no memory, said by ONNX Runtime": "raise RuntimeError('Failed to allocate memory for requested buffer of size 9')",
     "no memory, said by TensorFlow": "raise type('ResourceExhaustedError', (Exception,), {})('shape[9,9]')",
     "no memory, as Linux ends a process": "os.kill(os.getpid(), signal.SIGKILL)",
