@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from stages.core import certificate, images, labels, model_card, temperature
+from stages.core import certificate, images, labels, model_card
 from stages.core.errors import ConfigError, IntegrityError
 from stages.core.parameters import Problem, StageParams, shown
 from stages.core.schemas import PREDICTIONS, SPLIT
@@ -93,14 +93,13 @@ def main() -> str:
     rows = _tested(heat)
     expected = _smoke_set(rows, settings.smoke_images)
 
-    tensorflow_runtime.start(threads=2, seed=0)
-    # These import Keras, so they wait until TensorFlow has been started.
-    from stages.store import exported, exported_files, models
+    # Here, as whoever checks params.yaml needs the parameters above and nothing of these.
+    from stages.store import conversion, exported, exported_files
 
+    tensorflow_runtime.start(conversion.THREADS, conversion.SEED)
     log = logging.getLogger(__name__)
-    model = models.load(MODEL)
-    if heat is not None:
-        temperature.divide_logits(model, heat)
+    source = conversion.Source(MODEL, heat)
+    model = source.model()
     side = int(model.input_shape[1])
     chosen, evaluated = _spread(rows, settings.certified_images)
     with outputs.replacing(OUT) as (out,):
@@ -111,7 +110,11 @@ def main() -> str:
             for format_ in ("saved_model", *formats):
                 before = set(out.iterdir())
                 try:
-                    path = exported.write(format_, model, classes, out, _examples(side))
+                    if format_ in settings.optional:
+                        weights = model.count_params()
+                        path = conversion.write(format_, source, weights, classes, out, _examples(side))
+                    else:
+                        path = exported.write(format_, model, classes, out, _examples(side))
                     if format_ == "saved_model":
                         difference = saved_model.smoke(path, classes, expected, settings.tolerance)
                     answers, seconds = exported.answers(format_, path, asked)

@@ -53,6 +53,11 @@ def choose(root: Path, export: dict[str, Any]) -> None:
     (root / "params.yaml").write_text(json.dumps(blocks))
 
 
+def published(root: Path) -> list[str]:
+    """What lies in data/export, by path there, sorted."""
+    return sorted(path.relative_to(root / "data/export").as_posix() for path in (root / "data/export").rglob("*"))
+
+
 def _classifier() -> Any:
     """Bright or dark, of pixels [N, SIDE, SIDE, 3]."""
     import keras

@@ -10,8 +10,8 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import keras
 
 Pixels = npt.NDArray[np.uint8]
+Silence = Callable[[], AbstractContextManager[None]]
 # Where each lies in the exported folder.
 PLACES = {
     "saved_model": "saved_model",
@@ -130,17 +131,24 @@ class FormatFailed(EnvironmentFault):
         self.why = why
 
 
-def write(format_: str, model: keras.Model, classes: list[str], folder: Path, examples: Pixels) -> Path:
+def write(
+    format_: str,
+    model: keras.Model,
+    classes: list[str],
+    folder: Path,
+    examples: Pixels,
+    silent: Silence = tensorflow_runtime.silent_stderr,
+) -> Path:
     """Write a model that takes pixels float32 [N, S, S, 3] of 0-255 in one format of PLACES; returns where.
 
     `examples` uint8 [n, S, S, 3] are images that int8 takes its ranges from. In a fresh process the same calls give
-    the same bytes. TensorFlow must have been started. Raises FormatFailed where a converter fails or is not installed,
-    ConfigError for a base that onnx cannot be written of, and the machine's faults as they come.
+    the same bytes. TensorFlow must have been started. Converters run within `silent`. Raises FormatFailed where one
+    fails or is not installed, ConfigError for a base that onnx cannot be written of, and the machine's faults as they
+    come.
     """
-    if format_ == "onnx" and (lacking := onnx_model.missing()):
-        raise FormatFailed(f"export.formats: {lacking}", f"cannot be written: {lacking}")
+    check_installed(format_)
     try:
-        return _write(format_, model, classes, folder, examples)
+        return _write(format_, model, classes, folder, examples, silent)
     except (GraftError, OSError, MemoryError):
         raise
     # Converters raise whatever the libraries under them raise.
@@ -148,12 +156,9 @@ def write(format_: str, model: keras.Model, classes: list[str], folder: Path, ex
         said = " ".join(str(error).split())[:400] or type(error).__name__
         if machine_faults.while_writing(error, {folder: folder}):
             raise
-        if _out_of_memory(_chain(error)):
+        if out_of_memory(_chain(error)):
             raise MemoryError(said) from error
-        for place in (folder, Path(tempfile.gettempdir())):
-            # A converter may say of a full disk whatever it likes, and take away what filled it.
-            if shutil.disk_usage(place).free < 2 * 4 * model.count_params():
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place)) from error
+        check_space(folder, model.count_params())
         raise FormatFailed(
             f"export.formats: {format_!r} cannot be written, its converter failed ({said}); nothing was published. "
             f"Leave {format_!r} out of export.formats, name it in export.optional, or run it again",
@@ -161,7 +166,25 @@ def write(format_: str, model: keras.Model, classes: list[str], folder: Path, ex
         ) from error
 
 
-def _write(format_: str, model: keras.Model, classes: list[str], folder: Path, examples: Pixels) -> Path:
+def check_installed(format_: str) -> None:
+    """Raise FormatFailed where what writes the format is not there."""
+    if format_ == "onnx" and (lacking := onnx_model.missing()):
+        raise FormatFailed(f"export.formats: {lacking}", f"cannot be written: {lacking}")
+
+
+def check_space(folder: Path, weights: int) -> None:
+    """Raise OSError (ENOSPC) where less is free than twice what so many weights take: a converter failed of that.
+
+    It may say of a full disk whatever it likes, and take away what filled it.
+    """
+    for place in (folder, Path(tempfile.gettempdir())):
+        if shutil.disk_usage(place).free < 2 * 4 * weights:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
+
+
+def _write(
+    format_: str, model: keras.Model, classes: list[str], folder: Path, examples: Pixels, silent: Silence
+) -> Path:
     path = folder / PLACES[format_]
     path.parent.mkdir(parents=True, exist_ok=True)
     if format_ == "saved_model":
@@ -179,13 +202,13 @@ def _write(format_: str, model: keras.Model, classes: list[str], folder: Path, e
                 yield [picture[None].astype(np.float32)]
 
         how = {"optimizations": [tf.lite.Optimize.DEFAULT], "representative_dataset": ranges}
-        with tensorflow_runtime.silent_stderr():
+        with silent():
             model.export(path, format="litert", verbose=False, **how)
     elif format_ == "onnx":
-        with tensorflow_runtime.silent_stderr():
+        with silent():
             onnx_model.write(model, classes, path)
     else:
-        with tensorflow_runtime.silent_stderr(), _openvino_on_new_pythons():
+        with silent(), _openvino_on_new_pythons():
             model.export(str(path), format=format_, verbose=False)
         if format_ == "openvino":
             labelled.openvino(path, classes)
@@ -259,7 +282,7 @@ def answers(format_: str, path: Path, asked: Path) -> tuple[npt.NDArray[Any], fl
             why = f"it was ended by {signal.Signals(-end.code).name}"
         else:
             why = certificate.said(end.last[-1]) if end.last else f"it ended with {end.code}"
-        if machine_faults.of(RuntimeError(last)) or _out_of_memory(end.said):
+        if machine_faults.of(RuntimeError(last)) or out_of_memory(end.said):
             raise
         raise FormatFailed(str(end), f"does not run in a clean process ({why})") from end
     found: npt.NDArray[Any] = np.load(asked / "answers.npy")
@@ -271,5 +294,6 @@ def _chain(error: Exception) -> str:
     return "".join(traceback.format_exception(error, limit=0))
 
 
-def _out_of_memory(said: str) -> bool:
+def out_of_memory(said: str) -> bool:
+    """Whether that is what a process said of its end."""
     return any(words in said.lower() for words in OUT_OF_MEMORY)

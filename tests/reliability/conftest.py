@@ -1,9 +1,12 @@
-"""What the tests of faults break: a shim that counts writes, a toy DVC project, and the first real stages."""
+"""What the tests of faults break: a shim that counts writes, a toy DVC project, the first real stages, and export."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,9 @@ from benchmarks import shim, toy_dvc
 from benchmarks.kill_points import Goal
 from benchmarks.tiny_pipeline import Tiny
 from benchmarks.warm import Warm
+from stages.store import conversion, exported, saved_model
+from tests import exportable
+from tests.reliability import scripted_converters
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +54,53 @@ def warm_stages(library: Path) -> Iterator[dict[str, Warm]]:
     yield warm
     for one in warm.values():
         one.close()
+
+
+@pytest.fixture(scope="session")
+def exportable_project(tmp_path_factory: pytest.TempPathFactory, tensorflow: object) -> Path:
+    """What export reads, in a folder of its own."""
+    root = tmp_path_factory.mktemp("exportable")
+    before = os.getcwd()
+    os.chdir(root)
+    try:
+        exportable.make(root, {})
+    finally:
+        os.chdir(before)
+    return root
+
+
+@pytest.fixture
+def project(exportable_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: what export reads, by links, and a model of before."""
+    (tmp_path / "data/export").mkdir(parents=True)
+    (tmp_path / "data/export/model.keras").write_bytes(b"the model before")
+    (tmp_path / "reports").symlink_to(exportable_project / "reports")
+    for path in (exportable_project / "data").iterdir():
+        (tmp_path / "data" / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def scripted(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Call it to have formats that are a file each and answer as the evaluated model did, but for those given.
+
+    `write[format]` is Python code (see scripted_converters) to run half way through writing, in the process that does;
+    `ask[format]` is raised or answered.
+    """
+
+    def prepare(write: dict[str, str] | None = None, ask: dict[str, Any] | None = None) -> None:
+        def answered(format_: str, path: Path, asked: Path) -> Any:
+            right, seconds = scripted_converters.answered()
+            given = (ask or {}).get(format_, right)
+            if isinstance(given, BaseException):
+                raise given
+            return (given(right) if callable(given) else given), seconds
+
+        monkeypatch.setenv(scripted_converters.DOES, json.dumps(write or {}))
+        monkeypatch.setattr(exported, "_write", scripted_converters.written)
+        monkeypatch.setattr(exported, "answers", answered)
+        monkeypatch.setattr(saved_model, "smoke", lambda *_: 0.0)
+        monkeypatch.setattr(conversion, "CHILD", scripted_converters.CHILD)
+
+    return prepare

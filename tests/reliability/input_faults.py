@@ -228,12 +228,15 @@ INPUT_FAULTS = [
           "::test_the_smoke_run_refuses_nan_another_label_and_another_length",
           "test_pipeline.py::test_the_certificate_says_how_each_format_agrees",
           "commands/test_predict.py::test_every_format_answers_as_the_savedmodel_does_from_bytes"),
-    fault(63, "a converter that fails half way, is not installed, or writes what does not run",
+    fault(63, "a converter that fails half way, crashes by a signal, never ends, is not installed, or writes what does "
+          "not run",
           "exit 5 naming the format, nothing of this run published; of a format in `export.optional` the others are "
           "published, and certificate, card, log, `graft predict` and `graft promote` say why it is not; never for a "
-          "fault of the disk, a lack of memory, or Ctrl-C",
+          "fault of the disk, a lack of memory (SIGKILL with it), or Ctrl-C; an optional format's bytes are a required "
+          "one's, and no process of a converter outlives the stage",
           "reliability/test_converters.py::test_a_converter_that_fails_publishes_nothing",
-          "::test_a_fault_of_the_disk_stays_one", "store/test_exported.py::test_what_does_not_run_is_said",
+          "::test_a_fault_of_the_disk_stays_one", "::test_real_converters_and_runtimes_beside_one_that_fails",
+          "store/test_exported.py::test_what_does_not_run_is_said",
           "commands/test_promote.py::test_champions_come_and_go",
           "reliability/test_optional_formats.py::test_only_the_optional_one_is_missing_and_everybody_is_told",
           "::test_what_an_optional_format_may_do_ends_a_required_one",
@@ -244,10 +247,15 @@ INPUT_FAULTS = [
           "::test_a_runtime_that_ends_is_the_formats_failure", "::test_a_runtime_that_the_machine_ends_is_not",
           "::test_a_format_that_disagrees_is_not_published_either_way",
           "::test_a_reason_names_nothing_of_the_machine_or_the_run",
-          "::test_real_converters_and_runtimes_beside_one_that_fails",
-          gap="converters run in the stage's process: one that crashes it by a signal, not an exception, ends the "
-          "stage, optional or not, with nothing published; the failing converters of the tests raise what the tests "
-          "give them"),
+          "reliability/test_converter_crashes.py::test_what_ends_an_optional_formats_converter_costs_that_format",
+          "::test_a_required_formats_converter_that_crashes_ends_the_stage_with_nothing_published",
+          "::test_a_converter_that_the_kernel_kills_is_a_lack_of_memory",
+          "::test_no_process_outlives_a_stage_that_is_ended", "::test_what_a_converter_started_ends_with_it",
+          "::test_the_process_is_given_what_the_stage_has", "::test_a_process_that_cannot_start_is_no_formats_fault",
+          "::test_an_optional_formats_bytes_are_a_required_ones",
+          gap="a required format's converter that crashes by a signal ends the stage by that signal, without a line "
+          "of graft's; what a converter itself starts outlives a stage that is killed by SIGKILL; the failing "
+          "converters of the tests do what the tests give them"),
     fault(64, "a renderer of Great Expectations that raises, a page with a rule missing", "exit 4, nothing published",
           "store/test_data_docs.py::test_a_renderer_that_raises_stops_the_stage",
           "::test_a_page_with_a_rule_missing_stops_the_stage",

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stages import export
 from stages.core.errors import EnvironmentFault
-from stages.store import exported, models, outputs
+from stages.store import conversion, documents, exported, models, outputs
+from tests import exportable
 
 EXAMPLES = np.zeros((1, 8, 8, 3), np.uint8)
 
@@ -60,3 +62,38 @@ def test_a_fault_of_the_disk_stays_one(tmp_path: Path, monkeypatch: pytest.Monke
     model: Any = Model()
     with pytest.raises(OSError, match="No space left"):
         exported.write("keras", model, ["a", "b"], tmp_path, EXAMPLES)
+
+
+GELU = """
+import keras, tensorflow
+from pathlib import Path
+exported = keras.Model.export
+def fail(self, path, format=None, **how):
+    if format == "litert":
+        Path(path).write_bytes(b"half a model")
+        raise tensorflow.errors.UnimplementedError(None, None, "Gelu has no kernel\\nin this build")
+    return exported(self, path, format=format, **how)
+keras.Model.export = fail
+"""
+
+
+def test_real_converters_and_runtimes_beside_one_that_fails(
+    project: Path, tensorflow: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inserted = f"from stages.store import tensorflow_runtime; tensorflow_runtime.start(2, 0); exec({GELU!r}); "
+    monkeypatch.setattr(conversion, "CHILD", conversion.CHILD.replace("from stages", f"{inserted}from stages"))
+    exportable.choose(project, {"formats": ["litert", "openvino"], "optional": ["litert", "openvino"]})
+    assert export.main().startswith("saved_model, openvino, litert not published, ")
+    found = documents.read(project / "data/export/certificate.json")
+    assert (found["saved_model"]["agreement"], found["openvino"]["agreement"]) == (1.0, 1.0)
+    assert found["litert"]["why"] == "cannot be written, its converter failed (Gelu has no kernel in this build)"
+    assert exportable.published(project) == [
+        "MODEL_CARD.md", "certificate.json", "labels.txt", "openvino", "openvino/model.bin", "openvino/model.xml",
+        "saved_model", "saved_model/assets", "saved_model/saved_model.pb", "saved_model/variables",
+        "saved_model/variables/variables.data-00000-of-00001", "saved_model/variables/variables.index",
+    ]  # fmt: skip
+    # An optional format's bytes are those of a required one.
+    model = models.load(export.MODEL)
+    exported.write("openvino", model, exportable.CLASSES, project / "required", EXAMPLES)
+    for file in ("openvino/model.xml", "openvino/model.bin"):
+        assert (project / "data/export" / file).read_bytes() == (project / "required" / file).read_bytes()

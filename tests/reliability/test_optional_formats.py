@@ -2,104 +2,46 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import pytest
 
 from stages import export
 from stages.core import certificate
 from stages.core.errors import ConfigError, EnvironmentFault
-from stages.store import clean_process, documents, exported, exported_files, hashes, onnx_model, params, saved_model
+from stages.store import (
+    clean_process,
+    documents,
+    exported,
+    exported_files,
+    hashes,
+    onnx_model,
+    params,
+    process,
+)
 from tests import exportable
 
 MISSING_OP = "op\nGelu is missing, at 0x7f00dead in /tmp/tmpab12cd/graph.pb (process 42)"
-
-
-@pytest.fixture(scope="module")
-def origin(tmp_path_factory: pytest.TempPathFactory, tensorflow: object) -> Path:
-    root = tmp_path_factory.mktemp("origin")
-    before = os.getcwd()
-    os.chdir(root)
-    try:
-        exportable.make(root, {})
-    finally:
-        os.chdir(before)
-    return root
-
-
-@pytest.fixture
-def project(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: what export reads, and a model of before."""
-    for name in ("data", "reports"):
-        (tmp_path / name).symlink_to(origin / name) if name == "reports" else (tmp_path / name).mkdir()
-    for path in (origin / "data").iterdir():
-        (tmp_path / "data" / path.name).symlink_to(path)
-    (tmp_path / "data/export").mkdir()
-    (tmp_path / "data/export/model.keras").write_bytes(b"the model before")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def quick(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Call it to have formats that are a file each and answer as the evaluated model did, but for those given.
-
-    `write[format]` is raised half way through writing, `ask[format]` raised or answered.
-    """
-
-    def prepare(write: dict[str, BaseException] | None = None, ask: dict[str, Any] | None = None) -> None:
-        def written(format_: str, model: Any, classes: list[str], folder: Path, examples: Any) -> Path:
-            place = folder / exported.PLACES[format_]
-            if format_ == "saved_model":
-                place.mkdir()
-                place = place / "saved_model.pb"
-            place.parent.mkdir(exist_ok=True)
-            place.write_bytes(format_.encode())
-            if format_ == "openvino":
-                place.with_suffix(".bin").write_bytes(b"weights")
-            if write and format_ in write:
-                raise write[format_]
-            return folder / exported.PLACES[format_]
-
-        def answered(format_: str, path: Path, asked: Path) -> Any:
-            right = np.array([row["probabilities"] for row in export._tested(None)], np.float32)
-            given = (ask or {}).get(format_, right)
-            if isinstance(given, BaseException):
-                raise given
-            return (given(right) if callable(given) else given), 0.001
-
-        monkeypatch.setattr(exported, "_write", written)
-        monkeypatch.setattr(exported, "answers", answered)
-        monkeypatch.setattr(saved_model, "smoke", lambda *_: 0.0)
-
-    return prepare
 
 
 def choose(project: Path, formats: list[str], optional: list[str]) -> None:
     exportable.choose(project, {"formats": formats, "optional": optional})
 
 
-def left(project: Path) -> list[str]:
-    return sorted(path.relative_to(project / "data/export").as_posix() for path in (project / "data/export").rglob("*"))
-
-
 def test_only_the_optional_one_is_missing_and_everybody_is_told(
-    project: Path, quick: Callable[..., None], caplog: pytest.LogCaptureFixture
+    project: Path, scripted: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    formats = ["openvino", "litert", "keras"]
-    quick()
-    choose(project, formats, ["openvino"])
+    scripted()
+    choose(project, ["openvino", "litert", "keras"], ["openvino"])
     export.main()
     whole = hashes.sha256_of_tree(project / "data/export")
-    quick(write={"openvino": NotImplementedError(MISSING_OP)})
+    scripted(write={"openvino": f"raise NotImplementedError({MISSING_OP!r})"})
     with caplog.at_level(logging.WARNING):
         summary = export.main()
     there = hashes.sha256_of_tree(project / "data/export")
@@ -125,13 +67,13 @@ def test_only_the_optional_one_is_missing_and_everybody_is_told(
     (line,) = exported_files.missing(project / "data/export")
     assert line.startswith("openvino was not published: it cannot be written, its converter failed (op Gelu")
     # Another run, whose error names other addresses and processes, is the same bytes.
-    quick(write={"openvino": NotImplementedError(re.sub(r"7f00dead|ab12cd|42", "77", MISSING_OP))})
+    scripted(write={"openvino": f"raise NotImplementedError({re.sub('7f00dead|ab12cd|42', '77', MISSING_OP)!r})"})
     export.main()
     assert hashes.sha256_of_tree(project / "data/export") == there
 
 
-def test_a_file_beside_that_says_otherwise_is_not_opened(project: Path, quick: Callable[..., None]) -> None:
-    quick(ask={"litert": lambda right: right[:, ::-1]})
+def test_a_file_beside_that_says_otherwise_is_not_opened(project: Path, scripted: Callable[..., None]) -> None:
+    scripted(ask={"litert": lambda right: right[:, ::-1]})
     choose(project, ["litert"], [])
     export.main()
     (project / "data/export/model.tflite").write_bytes(b"from elsewhere")
@@ -141,35 +83,37 @@ def test_a_file_beside_that_says_otherwise_is_not_opened(project: Path, quick: C
 
 @pytest.mark.parametrize("optional", [True, False])
 def test_a_format_that_disagrees_is_not_published_either_way(
-    project: Path, quick: Callable[..., None], optional: bool
+    project: Path, scripted: Callable[..., None], optional: bool
 ) -> None:
-    quick(ask={"openvino": lambda right: right[:, ::-1]})
+    scripted(ask={"openvino": lambda right: right[:, ::-1]})
     choose(project, ["openvino", "keras"], ["openvino"] if optional else [])
     assert "openvino not published" in export.main()
     found = documents.read(project / "data/export/certificate.json")["openvino"]
     why = "names the same class for 0.00% of 6 test images, and 99.5% are asked for"
     assert (found["published"], found["agreement"], found["why"]) == (False, 0.0, why)
     assert f"- `openvino` {why}." in (project / "data/export/MODEL_CARD.md").read_text()
-    assert not [name for name in left(project) if "openvino" in name]
-    assert "model.keras" in left(project)
+    assert not [name for name in exportable.published(project) if "openvino" in name]
+    assert "model.keras" in exportable.published(project)
 
 
 FAILS = {
-    "a converter": {"write": {"litert": NotImplementedError("op Gelu is missing")}},
-    "a base it cannot write": {"write": {"litert": ConfigError("export.formats: this base has branches")}},
+    "a converter": {"write": {"litert": "raise NotImplementedError('op Gelu is missing')"}},
+    "a base it cannot write": {
+        "write": {"litert": "raise errors.ConfigError('export.formats: this base has branches')"}
+    },
     "its runtime": {"ask": {"litert": exported.FormatFailed("it does not run", "does not run (Flex is missing)")}},
 }
 
 
 @pytest.mark.parametrize("how", FAILS.values(), ids=FAILS)
 def test_what_an_optional_format_may_do_ends_a_required_one(
-    project: Path, quick: Callable[..., None], how: dict[str, Any]
+    project: Path, scripted: Callable[..., None], how: dict[str, Any]
 ) -> None:
-    quick(**how)
+    scripted(**how)
     choose(project, ["keras", "litert"], ["keras"])
     with pytest.raises((EnvironmentFault, ConfigError)):
         export.main()
-    assert left(project) == ["model.keras"]
+    assert exportable.published(project) == ["model.keras"]
     assert (project / "data/export/model.keras").read_bytes() == b"the model before"
     choose(project, ["keras", "litert"], ["litert"])
     export.main()
@@ -178,58 +122,68 @@ def test_what_an_optional_format_may_do_ends_a_required_one(
         "saved_model": True, "keras": True, "litert": False,
     }  # fmt: skip
     assert found["litert"]["why"]
-    assert "model.tflite" not in left(project)
+    assert "model.tflite" not in exportable.published(project)
 
 
-NEVER: dict[str, BaseException] = {
-    "full disk": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
-    "full disk, said in C++": RuntimeError(f"Cannot write model.bin: {os.strerror(errno.ENOSPC)}"),
-    "broken disk": OSError(errno.EIO, os.strerror(errno.EIO)),
-    "no memory": MemoryError(),
-    "no memory, said in C++": RuntimeError("std::bad_alloc"),
-    "no memory, said by ONNX Runtime": RuntimeError("Failed to allocate memory for requested buffer of size 9"),
-    "no memory, said by TensorFlow": type("ResourceExhaustedError", (Exception,), {})("shape[9,9]"),
-    "Ctrl-C": KeyboardInterrupt(),
-    "ended": SystemExit(143),
-    "a deadline": EnvironmentFault("the exported model gave no answer in 1800 s"),
+NEVER = {
+    "full disk": "raise OSError(28, os.strerror(28))",
+    "full disk, said in C++": "raise RuntimeError('Cannot write model.bin: ' + os.strerror(28))",
+    "full disk, and aborts": "os.write(2, b'model.bin: No space left on device\\n'); os.abort()",
+    "broken disk": "raise OSError(5, os.strerror(5), 'model.bin')",
+    "no memory": "raise MemoryError",
+    "no memory, said in C++": "raise RuntimeError('std::bad_alloc')",
+    "no memory, and aborts": "os.write(2, b'CUDA failure 2: out of memory\\n'); os.abort()",
+    "no memory, said by ONNX Runtime": "raise RuntimeError('Failed to allocate memory for requested buffer of size 9')",
+    "no memory, said by TensorFlow": "raise type('ResourceExhaustedError', (Exception,), {})('shape[9,9]')",
+    "no memory, as Linux ends a process": "os.kill(os.getpid(), signal.SIGKILL)",
+    "a limit": "os.kill(os.getpid(), signal.SIGXCPU)",
+    "Ctrl-C": "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)",
+    "Ctrl-C, raised": "raise KeyboardInterrupt",
+    "ended": "os.kill(os.getpid(), signal.SIGTERM)",
+    "ended, raised": "sys.exit(143)",
+    "a deadline": "raise errors.EnvironmentFault('the exported model gave no answer in 1800 s')",
 }
 
 
-@pytest.mark.parametrize("error", NEVER.values(), ids=NEVER)
-def test_no_fault_of_the_machine_passes_for_a_formats(
-    project: Path, quick: Callable[..., None], error: BaseException
-) -> None:
-    quick(write={"keras": error})
-    choose(project, ["litert", "keras"], ["keras", "litert"])
-    expected = EnvironmentFault if isinstance(error, Exception) else type(error)
-    with pytest.raises(expected) as caught:
+@pytest.mark.parametrize("how", NEVER)
+def test_no_fault_of_the_machine_passes_for_a_formats(project: Path, scripted: Callable[..., None], how: str) -> None:
+    scripted(write={"keras": NEVER[how]})
+    choose(project, ["litert", "keras"], ["keras"])
+    kinds = {"Ctrl-C": KeyboardInterrupt, "ended": process.Terminated}
+    with pytest.raises(kinds.get(how.partition(",")[0], EnvironmentFault)) as caught:
         export.main()
     assert not isinstance(caught.value, exported.FormatFailed)
-    assert left(project) == ["model.keras"]
+    assert exportable.published(project) == ["model.keras"]
     assert (project / "data/export/model.keras").read_bytes() == b"the model before"
     assert sorted(path.name for path in (project / "data").iterdir() if "export" in path.name) == ["export"]
 
 
+@pytest.mark.parametrize("ends", ["raise ValueError('the graph is empty')", "os.abort()"])
 def test_a_disk_too_full_for_the_model_is_one_whatever_a_converter_says(
-    project: Path, quick: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    project: Path, scripted: Callable[..., None], monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
-    quick(write={"keras": ValueError("the graph is empty")})
     choose(project, ["keras"], ["keras"])
+    usage = shutil.disk_usage(project)
     # What is free is far from nothing, and less than the model's four bytes a weight, twice.
     monkeypatch.setattr(keras.Model, "count_params", lambda _: 2**20)
-    monkeypatch.setattr(exported.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**23 - 1})())
-    with pytest.raises(EnvironmentFault, match="No space left on device") as caught:
+
+    def run(free: int) -> None:
+        monkeypatch.setattr(exported.shutil, "disk_usage", lambda _: usage._replace(free=free))
+        there = f"exported.shutil.disk_usage = lambda _: type('Usage', (), dict(free={free}))()"
+        scripted(write={"keras": f"{there}; {ends}"})
         export.main()
+
+    with pytest.raises(EnvironmentFault, match="No space left on device") as caught:
+        run(2**23 - 1)
     assert not isinstance(caught.value, exported.FormatFailed)
-    monkeypatch.setattr(exported.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**23})())
-    export.main()
+    run(2**23)
     assert not documents.read(project / "data/export/certificate.json")["keras"]["published"]
 
 
 def test_what_is_not_installed_is_refused_before_a_run_or_told_after_it(
-    project: Path, quick: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    project: Path, scripted: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick()
+    scripted()
     monkeypatch.setattr(onnx_model, "find_spec", lambda name: None if name == "tf2onnx" else True)
     choose(project, ["onnx", "keras"], [])
     with pytest.raises(ConfigError, match=r"line 1: export\.formats: 'onnx' needs .*; tf2onnx is not installed: .*opt"):
@@ -309,24 +263,3 @@ def test_a_runtime_that_the_machine_ends_is_not(does: str, tmp_path: Path, monke
 )
 def test_a_reason_names_nothing_of_the_machine_or_the_run(text: str, line: str) -> None:
     assert certificate.said(text) == line
-
-
-def test_real_converters_and_runtimes_beside_one_that_fails(
-    project: Path, tensorflow: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import keras
-
-    def fail(self: Any, path: Any, **_: Any) -> Any:
-        Path(path).write_bytes(b"half a model")
-        raise tensorflow.errors.UnimplementedError(None, None, "Gelu has no kernel\nin this build")
-
-    monkeypatch.setattr(keras.Model, "export", fail)  # LiteRT's, not what writes the other two
-    choose(project, ["litert", "keras"], ["litert"])
-    assert export.main().startswith("saved_model, keras, litert not published, ")
-    found = documents.read(project / "data/export/certificate.json")
-    assert (found["saved_model"]["agreement"], found["keras"]["agreement"]) == (1.0, 1.0)
-    assert found["litert"]["why"] == "cannot be written, its converter failed (Gelu has no kernel in this build)"
-    assert left(project) == ["MODEL_CARD.md", "certificate.json", "labels.txt", "model.keras", "saved_model",
-                             "saved_model/assets", "saved_model/saved_model.pb", "saved_model/variables",
-                             "saved_model/variables/variables.data-00000-of-00001",
-                             "saved_model/variables/variables.index"]  # fmt: skip
