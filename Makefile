@@ -24,7 +24,7 @@ run: setup
 flow: setup
 	python -m flows.pipeline $(ARGS)
 
-# A HOST other machines can reach needs a password: flows/up.py says which variables to set.
+# A HOST other machines can reach needs a password: flows/server_settings.py says which variables to set.
 up: setup
 	@exec python -m flows.up --host $(HOST) --port $(PORT) $(ARGS)
 

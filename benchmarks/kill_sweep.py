@@ -22,7 +22,6 @@ import json
 import os
 import random
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +37,8 @@ from benchmarks.kill_points import MADE, Attempt, Bench, Forks, Processes, Runne
 from benchmarks.shim import Ask
 from benchmarks.tiny_pipeline import STAGES, Tiny
 from benchmarks.warm import Warm
-from flows import up
+from flows import server_settings, up
+from flows.service import Service
 
 WORKERS = {"validate": "isolation._serve", "export": " -I -c "}
 LIGHT = ("download", "validate", "split")  # without TensorFlow
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     library = shim.build(folder)
     code = 0
-    with _server(folder / "server") if asked.server else nullcontext():
+    with _server(folder / "server") if asked.server else nullcontext() as server:
         for name in asked.jobs or JOBS:
             if time.monotonic() > end:
                 break
@@ -169,6 +169,7 @@ def main(arguments: Sequence[str]) -> int:
                 for point in job.left(asked.points):
                     if time.monotonic() > end:
                         break
+                    up.watch([server] if server else [])  # without it each flow would fail, of which no kill is guilty
                     tried = job.attempt(point)
                     sys.stderr.write(f"{name} at {point}: {'; '.join(tried.why) or 'survived'}\n")
             finally:
@@ -181,29 +182,29 @@ def main(arguments: Sequence[str]) -> int:
 
 
 @contextmanager
-def _server(home: Path) -> Iterator[None]:
+def _server(home: Path) -> Iterator[Service | None]:
     """A Prefect server on loopback with the settings of `make up`; flows find it by the environment."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     home.mkdir(parents=True, exist_ok=True)
-    os.environ.update(up.environment("127.0.0.1", port, home, None))
-    for foreign in ("PREFECT_PROFILE", "PREFECT_API_KEY"):
+    os.environ.update(server_settings.environment("127.0.0.1", port, home, None))
+    for foreign in server_settings.FOREIGN:
         os.environ.pop(foreign, None)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with (home / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    server = Service("server", command, home / "server.log", up.say, verbose=False)
+    server.start(home)
     try:
-        deadline = time.monotonic() + up.START
-        while True:
-            with suppress(OSError), urlopen(f"{os.environ['PREFECT_API_URL']}/health", timeout=5):
-                break
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"Prefect's server did not come up; see {home / 'server.log'}")
-            time.sleep(0.5)
-        yield
+        up.wait("the server answers", [server], _answers)
+        yield server
     finally:
-        process.terminate()
-        process.wait(60)
+        server.interrupt()
+        server.finish(60)
+
+
+def _answers() -> bool:
+    with suppress(OSError), urlopen(f"{os.environ['PREFECT_API_URL']}/health", timeout=5):
+        return True
+    return False
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ def versions(
     Where constraints.txt pins what is installed, its lines are taken, those for other Pythons too, so that the file is
     the same on all of them. `make setup` does it with --pinned after each change of packages.
     """
+    from packaging.utils import canonicalize_name
+
     from commands.checks.installed import constraints
     from stages.store.outputs import replacing
     from stages.store.params import STAGES
@@ -36,10 +38,10 @@ def versions(
     pins: dict[str, list[str]] = {}
     here: dict[str, str] = {}
     for one in constraints(root):
-        marker = f" ; {one.marker}" if one.marker else ""
-        pins.setdefault(one.name, []).append(f"{one.name}=={pin(one)}{marker}")
+        library, marker = canonicalize_name(one.name), f" ; {one.marker}" if one.marker else ""
+        pins.setdefault(library, []).append(f"{library}=={pin(one)}{marker}")
         if applies(one):
-            here[one.name] = pin(one)
+            here[library] = pin(one)
     texts: dict[str, bytes] = {}
     changed = 0
     for stage in STAGES:
@@ -47,10 +49,8 @@ def versions(
         before, named = _named(path)
         written: list[str] = []
         for name in sorted(named):
-            installed = installed_version(name)
-            wanted = here.get(name) if pinned or installed is None else installed
-            if wanted is None:
-                wanted = installed or named[name]
+            pin_here, installed = here.get(name), installed_version(name)
+            wanted = (pin_here or installed if pinned else installed or pin_here) or named[name]
             written += pins[name] if name in here and same(wanted, here[name]) else [f"{name}=={wanted}"]
             if not same(wanted, named[name]):
                 typer.echo(f"{stage}: {name} {named[name]} → {wanted}")
@@ -67,6 +67,8 @@ def versions(
 
 def _named(path: Path) -> tuple[bytes, dict[str, str]]:
     """A file's bytes, and the versions of the libraries it names, whatever else stands in it."""
+    from packaging.utils import canonicalize_name
+
     from stages.store.versions import applies, pin, pinning
 
     if not path.is_file():
@@ -75,8 +77,8 @@ def _named(path: Path) -> tuple[bytes, dict[str, str]]:
     named: dict[str, str] = {}
     for line in before.decode(errors="replace").splitlines():
         one = pinning(line)
-        if one is not None and (applies(one) or one.name not in named):
-            named[one.name] = pin(one)
+        if one is not None and (applies(one) or canonicalize_name(one.name) not in named):
+            named[canonicalize_name(one.name)] = pin(one)
     if not named:
         raise ConfigError(f"{path}: it names no library; git checkout -- {path}")
     return before, named

@@ -10,10 +10,8 @@ from __future__ import annotations
 import argparse
 import fcntl
 import importlib
-import ipaddress
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -27,6 +25,7 @@ import psutil
 
 from flows import reports
 from flows.leash import kill
+from flows.server_settings import FOREIGN, MARK, bracketed, environment, loopback, port_taken, unprotected
 from flows.service import Service, adopt_orphans, marked, reap_orphans
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,9 +34,6 @@ POOLS = ("cpu", "gpu")
 # One training at a time; and few pipelines, which would only stand in line for the checkout while the server's
 # SQLite database, which takes one writer at a time, serves them all.
 LIMITS = {"cpu": "4", "gpu": "1"}
-
-# In the environment of every part and of all it starts: the home of the `make up` they belong to.
-MARK = "GRAFT_UP"
 
 # Stopping takes these at most, in seconds; a worker's first act is to end its runs with all their processes.
 WORKERS_STOP, TELLING, SERVER_STOP = 7, 3, 4
@@ -86,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         except BlockingIOError:
             return refuse(6, f"another `make up` works in {home}. Stop it first, or use its server.")
         os.environ.update(environment(options.host, options.port, home, options.reports_port))
-        for foreign in ("PREFECT_PROFILE", "PREFECT_API_KEY"):
+        for foreign in FOREIGN:
             os.environ.pop(foreign, None)
         adopt_orphans()
         # Only a `make up` that was killed outright leaves some: the lock says that none is alive.
@@ -221,76 +217,6 @@ def stop_now(number: int, frame: FrameType | None) -> None:
 
 def carry_on(number: int, frame: FrameType | None) -> None:
     """Those that follow: the stop that is under way takes a bounded time anyhow."""
-
-
-def environment(host: str, port: int, home: Path, reports_port: int | None) -> dict[str, str]:
-    """What every part runs with, over the caller's environment."""
-    here = bracketed({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host))
-    origins = {f"http://{name}:{port}" for name in (here, "127.0.0.1", "localhost")}
-    return {
-        **({"GRAFT_REPORTS_URL": f"http://{reports.HOST}:{reports_port}"} if reports_port is not None else {}),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-        "GRAFT_CHECKOUT": str(ROOT),
-        MARK: str(home),
-        "PREFECT_HOME": str(home / "prefect"),
-        "PREFECT_PROFILES_PATH": str(home / "prefect" / "profiles.toml"),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect' / 'prefect.db'}",
-        "PREFECT_API_URL": f"http://{here}:{port}/api",
-        # The browser asks the address it got the page from.
-        "PREFECT_SERVER_UI_API_URL": "/api",
-        # Any page in a browser on this machine can send requests to loopback: without the origins it could read the
-        # answers, and without the token, which only a reader of answers has, it could start and delete things unread.
-        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": ",".join(sorted(origins)),
-        "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
-        # With many runs waiting, all are called Late at once every 5 s: each reads, one writes, and SQLite refuses the
-        # others, and whoever else read before. Workers' requests failed by that until runs crashed.
-        "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "DO_NOT_TRACK": "1",
-        "PREFECT_WORKER_QUERY_SECONDS": "2",
-        "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",
-        "PYTHONUNBUFFERED": "1",
-        "NO_COLOR": "1",
-    }
-
-
-def loopback(host: str) -> bool:
-    """Whether only this machine can reach a server on `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def unprotected(host: str) -> str | None:
-    """Why the server may not listen on `host`: open to others, it needs a password."""
-    server, clients = (os.environ.get(f"PREFECT_{part}API_AUTH_STRING", "") for part in ("SERVER_", ""))
-    if loopback(host) or (":" in server.strip(":") and server == clients):
-        return None
-    return (
-        f"a server on {host} can be reached from other machines, so it needs a password. Set both alike:\n"
-        "    export PREFECT_SERVER_API_AUTH_STRING=user:password PREFECT_API_AUTH_STRING=user:password\n"
-        "The second is also what workers and clients elsewhere need."
-    )
-
-
-def port_taken(host: str, port: int) -> str | None:
-    """Why nothing can listen there."""
-    if not 0 < port < 65536:
-        return f"cannot listen on {host}:{port}: a port is a number from 1 to 65535"
-    try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            return None
-    except OSError as error:
-        return (
-            f"cannot listen on {host}:{port}: {error.strerror}. Is `make up` running already? Else: make up PORT=4210"
-        )
-
-
-def bracketed(host: str) -> str:
-    """`host` as it stands in an address."""
-    return f"[{host}]" if ":" in host else host
 
 
 def announce(options: argparse.Namespace, home: Path, seconds: float) -> None:

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from commands.checks.finding import Finding, ok, problem, warning
 from flows.redact import redact
-from flows.up import loopback
+from flows.server_settings import loopback
 from stages.core.errors import ConfigError, EnvironmentFault
 
 NAME = "prefect api"

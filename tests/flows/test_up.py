@@ -23,7 +23,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from commands.checks import prefect_api
-from flows import heartbeat, up
+from flows import heartbeat, server_settings, up
 from tests.flows.local_prefect import MARK, ROOT, free_port, kill, marked
 
 PIPELINE = """
@@ -59,7 +59,7 @@ class Up:
         self.mark = f"up-{os.getpid()}-{self.port}"
         (folder / "flows").mkdir(parents=True)
         shutil.copy(ROOT / "prefect.yaml", folder)
-        for name in ("__init__", "up", "service", "leash", "register", "heartbeat", "reports"):
+        for name in ("__init__", "up", "service", "leash", "register", "heartbeat", "reports", "server_settings"):
             shutil.copy(ROOT / "flows" / f"{name}.py", folder / "flows")
         (folder / "params.yaml").write_text("a: secret")
         (folder / "flows" / "pipeline.py").write_text(PIPELINE)
@@ -322,13 +322,13 @@ def test_other_machines_need_a_password(
     assert "PREFECT_SERVER_API_AUTH_STRING=user:password" in capsys.readouterr().err
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "a:b")
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "a:b")
-    assert up.unprotected(host) is None
+    assert server_settings.unprotected(host) is None
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_loopback_needs_none(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING", raising=False)
-    assert up.unprotected(host) is None
+    assert server_settings.unprotected(host) is None
 
 
 def test_the_reports_port_is_the_next_one_and_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -344,7 +344,7 @@ def test_the_reports_port_is_the_next_one_and_differs(tmp_path: Path, capsys: py
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "::1", "localhost"])
 def test_the_ui_alone_may_read_the_answers_on_any_host(host: str, tmp_path: Path) -> None:
-    made = up.environment(host, 4200, tmp_path, None)
+    made = server_settings.environment(host, 4200, tmp_path, None)
     assert made["PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED"] == "true"
     origins = made["PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS"].split(",")
     assert {"http://127.0.0.1:4200", "http://localhost:4200"} <= set(origins)
