@@ -131,7 +131,7 @@ class Bench:
 
     def writes(self, **how: str) -> int:
         """How many writes are counted in a run without a fault."""
-        with self._checkout() as checkout:
+        with self.checkout() as checkout:
             self._log.unlink(missing_ok=True)
             code, said = self.runner.run(checkout, self.goal.variables(checkout), Ask(**how), self._log)  # type: ignore[arg-type]
             if code:
@@ -145,7 +145,7 @@ class Bench:
     def broken_often(self, asks: Sequence[Ask], look: Callable[[Path], None] | None = None) -> Attempt:
         """One attempt in which the command is given once for each fault; `hit` says whether the last one happened."""
         attempt = Attempt()
-        with self._checkout() as checkout:
+        with self.checkout() as checkout:
             for ask in asks:
                 self._log.unlink(missing_ok=True)
                 attempt.code, attempt.said = self.runner.run(checkout, self.goal.variables(checkout), ask, self._log)
@@ -157,7 +157,7 @@ class Bench:
     def killed(self, find: Callable[[psutil.Process], psutil.Process | None], delay: float) -> Attempt:
         """Kill the process that `find` finds below a command, `delay` seconds after it is first there."""
         assert isinstance(self.runner, Processes)
-        with self._checkout() as checkout:
+        with self.checkout() as checkout:
             attempt = Attempt()
             with self.runner.started(checkout, self.goal.variables(checkout), self._log) as process:
                 root, end = psutil.Process(process.pid), time.monotonic() + DEADLINE
@@ -205,7 +205,7 @@ class Bench:
         return len(self._log.read_text().splitlines()) if self._log.exists() else 0
 
     @contextmanager
-    def _checkout(self) -> Iterator[Path]:
+    def checkout(self) -> Iterator[Path]:
         """The checkout as it was before, for one attempt."""
         path = self.folder / "attempt"
         shutil.rmtree(path, ignore_errors=True)

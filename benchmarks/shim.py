@@ -30,7 +30,7 @@ def build(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Ask:
-    """What the shim is to do; write_shim.c explains each. `at` 0 only counts."""
+    """What the shim is to do; write_shim.c explains each. `at` 0 only counts, but for `do` "stop"."""
 
     at: int = 0
     do: str = "kill"

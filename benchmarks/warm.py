@@ -3,7 +3,8 @@
     python -m benchmarks.warm fine_tune      (or another stage, or dvc)
 
 Reads a request a line (JSON: folder, environment, said, and what shim_arm of write_shim.c takes), runs it in a fork
-and answers with the fork's wait status. For sweeps, in which imports would be nine tenths of the time.
+and answers with the fork's wait status. Where the fork stops at a write it answers STOPPED, and a further line lets the
+fork go on. For sweeps, in which imports would be nine tenths of the time.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import ctypes
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from benchmarks.shim import Ask
 OPENVINO = {"feature_extract", "evaluate"}
 TENSORFLOW = {"fine_tune", "export"}
 ROOT = Path(__file__).parent.parent
+STOPPED = "stopped"
 
 
 class Warm:
@@ -35,17 +39,24 @@ class Warm:
         )  # fmt: skip
         self._answer()
 
-    def run(self, folder: Path, environment: dict[str, str], ask: Ask, log: Path, arguments: list[str]) -> int:
-        """Run once in `folder`; returns the exit code, negative for a signal. What it prints goes to `<log>.said`."""
+    def run(
+        self, folder: Path, environment: dict[str, str], ask: Ask, log: Path, arguments: list[str],
+        at_stop: Callable[[], None] = lambda: None,
+    ) -> int:  # fmt: skip
+        """Run once in `folder`; returns the exit code, negative for a signal. What it prints goes to `<log>.said`.
+
+        `at_stop` is called whenever the run has stopped at a write; after that it goes on.
+        """
         log.unlink(missing_ok=True)
         request = {
             "folder": str(folder), "environment": environment, "log": str(log), "at": ask.at, "do": ask.do,
             "calls": ask.calls, "room": ask.room, "sticky": ask.sticky, "arguments": arguments,
         }  # fmt: skip
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return os.waitstatus_to_exitcode(int(self._answer()))
+        self._tell(json.dumps(request))
+        while (answer := self._answer()) == STOPPED:
+            at_stop()
+            self._tell("go on")
+        return os.waitstatus_to_exitcode(int(answer))
 
     def close(self) -> None:
         self._process.kill()
@@ -53,6 +64,11 @@ class Warm:
         for stream in (self._process.stdin, self._process.stdout):
             if stream:
                 stream.close()
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
@@ -65,15 +81,17 @@ class Warm:
 def serve(what: str) -> None:
     """Import what `what` needs, then answer requests until standard input ends."""
     call = _ready(what)
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
     answers.write("ready\n")
-    answers.flush()
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
             _run(json.loads(line), call)
-        answers.write(f"{os.waitpid(child, 0)[1]}\n")
-        answers.flush()
+        while os.WIFSTOPPED(status := os.waitpid(child, os.WUNTRACED)[1]):
+            answers.write(f"{STOPPED}\n")
+            sys.stdin.readline()
+            os.kill(child, signal.SIGCONT)
+        answers.write(f"{status}\n")
 
 
 def _ready(what: str) -> Any:

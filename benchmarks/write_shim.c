@@ -7,6 +7,7 @@
  *                has a tab and what was renamed, as it was given, behind it
  *   SHIM_AT      number of the call (from 1) at which to act; 0 never
  *   SHIM_DO      kill: SIGKILL before that call, a write is done to its half first
+ *                stop: SIGSTOP before every call, a write is done to its half first, to its end after SIGCONT
  *                an errno: that call fails with it, and with SHIM_STICKY=1 all later ones of SHIM_CALLS too
  *   SHIM_CALLS   words: which calls count and fail; empty all
  *   SHIM_BYTES   after so many bytes written, write fails with ENOSPC, as on a full disk, until files are removed
@@ -28,7 +29,7 @@
 #include <unistd.h>
 
 static char root[4096], calls[256], victim[256];
-static int armed, log_to = -1, wanted_errno, sticky;
+static int armed, log_to = -1, wanted_errno, sticky, stopping;
 static long at, count;
 static __thread const char *moved_from;
 static long long room = -1;
@@ -72,6 +73,7 @@ void shim_arm(const char *new_root, long new_at, const char *what, const char *n
     count = 0;
     room = bytes;
     sticky = is_sticky;
+    stopping = what && !strcmp(what, "stop");
     wanted_errno = what && strcmp(what, "kill") ? atoi(what) : 0;
     if (log_to >= 0) syscall(SYS_close, log_to);
     log_to = -1;
@@ -114,6 +116,10 @@ static int ours(int dir, const char *path, char *full) {
 
 static void strike(void) {
     pid_t pid = getpid();
+    if (stopping) {
+        syscall(SYS_tgkill, pid, syscall(SYS_gettid), SIGSTOP); /* to this thread, so that it goes no further */
+        return;
+    }
     if (victim[0]) {
         for (pid = getppid(); pid > 1 && !holds(pid, victim);) pid = parent_of(pid);
         if (pid <= 1) return;
@@ -127,7 +133,7 @@ static void strike(void) {
     for (;;) pause();
 }
 
-/* 0: go on. 1: fail with errno. 2: write the half, then strike. */
+/* 0: go on. 1: fail with errno. 2: write the half, strike, and write the rest where that was a stop. */
 static int visit(const char *call, int dir, const char *path, long long bytes) {
     char full[4096];
     int before = errno;
@@ -144,6 +150,12 @@ static int visit(const char *call, int dir, const char *path, long long bytes) {
     }
     long number = __atomic_add_fetch(&count, 1, __ATOMIC_SEQ_CST);
     errno = before;
+    if (stopping) {
+        if (bytes > 1) return 2;
+        strike();
+        errno = before;
+        return 0;
+    }
     if (!at || number < at) return 0;
     if (number > at && !(sticky && wanted_errno)) return 0;
     if (wanted_errno) {
@@ -209,21 +221,32 @@ static size_t there_is(int from, size_t size) {
     return fstat(from, &at_) || (size_t)at_.st_size > size ? size : (size_t)at_.st_size;
 }
 
+/* `call` writes `size` bytes from the `done`th on. */
 #define WRITER(call) \
     int what = visit("write", fd, NULL, size); \
     if (what == 1) return -1; \
+    size_t whole = size; \
+    ssize_t done = 0; \
     if (what == 2) size /= 2; \
     ssize_t part = fits(fd, size); \
     if (part < 0) return -1; \
     size = part; \
-    ssize_t done = call; \
-    if (what == 2) strike(); \
-    return done;
-ssize_t write(int fd, const void *data, size_t size) { REAL(write); WRITER(real(fd, data, size)) }
-ssize_t pwrite(int fd, const void *data, size_t size, off_t at_) { REAL(pwrite); WRITER(real(fd, data, size, at_)) }
+    ssize_t first = call; \
+    if (what != 2) return first; \
+    strike(); \
+    if (first < (ssize_t)size) return first; \
+    done = first; \
+    size = whole - done; \
+    ssize_t rest = call; \
+    return rest < 0 ? done : done + rest;
+ssize_t write(int fd, const void *data, size_t size) { REAL(write); WRITER(real(fd, (const char *)data + done, size)) }
+ssize_t pwrite(int fd, const void *data, size_t size, off_t at_) {
+    REAL(pwrite);
+    WRITER(real(fd, (const char *)data + done, size, at_ + done))
+}
 ssize_t pwrite64(int fd, const void *data, size_t size, off64_t at_) {
     REAL(pwrite64);
-    WRITER(real(fd, data, size, at_))
+    WRITER(real(fd, (const char *)data + done, size, at_ + done))
 }
 ssize_t sendfile(int fd, int from, off_t *offset, size_t size);
 ssize_t sendfile(int fd, int from, off_t *offset, size_t size) {
@@ -260,9 +283,10 @@ size_t fwrite(const void *data, size_t each, size_t number, FILE *file) {
     int what = visit("write", fd, NULL, size);
     if (what == 1) return 0;
     if (what == 2) {
-        real(data, each, number / 2, file);
+        size_t half = real(data, each, number / 2, file);
         fflush(file);
         strike();
+        return half + real((const char *)data + half * each, each, number - half, file);
     }
     if (fits(fd, size) < (ssize_t)size) { errno = ENOSPC; return 0; }
     return real(data, each, number, file);

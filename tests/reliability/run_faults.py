@@ -24,6 +24,8 @@ RUN_FAULTS = [
           "store/test_reviewed.py::test_what_cannot_be_written_leaves_the_old_file_and_nothing_else"),
     fault(43, "SIGKILL of the flow, of dvc, of a stage, of a worker process",
           "the stage dies with its parent; the next run goes on and ends with the same bytes",
+          "reliability/test_crash_images.py::test_a_stage_killed_at_every_write",
+          "::test_an_image_is_what_a_kill_leaves",
           "reliability/test_kill_sweep.py::test_a_stage_killed_at_its_writes",
           "::test_dvc_killed_at_the_stages_writes_takes_the_stage_along", "::test_dvc_killed_in_the_middle_of_a_file",
           "::test_any_schedule_of_kills_of_dvc_equals_one_clean_run",
