@@ -2,12 +2,20 @@
 
     python -m benchmarks.crash_images [stage ...] [--folder FOLDER]
 
-What SIGKILL leaves is what the files hold at that moment, so one run gives the images of a kill at every write; half of
-a write is done in its image. A stage first clears the working folders of a killed run (stages/store/outputs.py). That
-step is done on every image, by the same code; images that are the same after it are one state, and what a run makes of
-one it makes of all. So the stage is run again in the first and the last image of each state, as they were before it.
-A write survives if its image holds each output absent or whole and those runs end as in kill_points.py.
-Times of files are not part of an image. Results go to benchmarks/reliability.json. Needs gcc.
+What SIGKILL leaves is what the files hold at that moment, so one run gives what a kill at every write would leave: an
+image before each call that the shim counts in the stage's process (write_shim.c says which), and one at the half of
+each write. An older version of each output is in place. A stage first clears the working folders of a killed run
+(stages/store/outputs.py). That step is done on every image, by the same code; images that are the same after it are one
+state, and the stage is run again in the first and in the last image of each state, as they were before clearing. Files
+that a program makes anew before it names them (`.*.partial`), and those of SQLite in DVC's site cache, which mends them
+itself, make no state; where they differ within one, the stage is also run in BETWEEN more images of it.
+An image survives if it holds each output absent or whole, none of the run's beside an older one, and the runs of its
+state end as in kill_points.py.
+
+Images are copies: files have other times and inodes than a kill leaves, so what goes by those (hashes that are kept of
+files) is looked up anew in these runs; kill_sweep.py has real kills. Writes of child processes and by mmap are not
+seen.
+Results go to benchmarks/reliability.json. Needs gcc.
 """
 
 from __future__ import annotations
@@ -16,16 +24,17 @@ import argparse
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import stat
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import reliability, shim
-from benchmarks.kill_points import Attempt, Bench, Forks
+from benchmarks.kill_points import Attempt, Bench, Forks, spread
 from benchmarks.kill_sweep import LIGHT
 from benchmarks.shim import Ask
 from benchmarks.tiny_pipeline import STAGES, Tiny
@@ -33,6 +42,8 @@ from benchmarks.warm import Warm
 from stages.store import outputs
 from stages.store.hashes import sha256_of_file
 
+LOOSE = re.compile(r"(.*/)?\.[^/]*\.partial|\.graft/site/.*")
+BETWEEN = 8
 Image = dict[str, tuple[int, str]]  # by relative path: the mode, and a file's SHA-256 or a link's target
 
 
@@ -99,11 +110,17 @@ def _below(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 @dataclass
 class State:
-    """One content of the checkout after clearing, the writes whose images come to it, and what runs made of it."""
+    """One content of the checkout after clearing, the images that come to it, and what runs made of it."""
 
-    writes: list[int] = field(default_factory=list)
+    images: list[int] = field(default_factory=list)
+    contents: set[str] = field(default_factory=set)  # digests that tell loose files as well
     runs: int = 0
     why: list[str] = field(default_factory=list)
+
+    def chosen(self) -> list[int]:
+        """The images to run again from."""
+        places = spread(len(self.images), BETWEEN, seed=0) if len(self.contents) > 1 else []
+        return sorted({self.images[0], self.images[-1], *(self.images[place - 1] for place in places)})
 
 
 def digest(image: Image) -> str:
@@ -111,15 +128,13 @@ def digest(image: Image) -> str:
     return hashlib.sha256(repr(sorted(image.items())).encode()).hexdigest()
 
 
-def torn(image: Image, made: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """The outputs that are there and hold other files than a run without a fault makes; `made` as Goal.made."""
-    wrong = []
-    for out, files in made.items():
-        below = {name.removeprefix(f"{out}/"): what for name, (mode, what) in image.items()
-                 if name.startswith(f"{out}/") and stat.S_ISREG(mode)}  # fmt: skip
-        if out in image and below != files:
-            wrong.append(out)
-    return wrong
+def outputs_of(image: Image, outs: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The outputs that are there: of each its files' SHA-256, as in Goal.made."""
+    return {
+        out: {name.removeprefix(f"{out}/"): what for name, (mode, what) in image.items()
+              if name.startswith(f"{out}/") and stat.S_ISREG(mode)}
+        for out in outs if out in image
+    }  # fmt: skip
 
 
 def cleared(outs: Sequence[str], checkout: Path) -> None:
@@ -138,7 +153,7 @@ class Sweep:
     def __init__(self, stage: str, bench: Bench, warm: Warm, images: Images) -> None:
         self.stage = stage
         self._bench, self._warm, self._images = bench, warm, images
-        self._made = bench.goal.made
+        self._goal = bench.goal
 
     def taken(self) -> list[Image]:
         """The images of a run that is stopped at every write, in order. Raises RuntimeError if that run goes wrong."""
@@ -149,26 +164,26 @@ class Sweep:
                 checkout, self._bench.goal.variables(checkout), Ask(do="stop"), log, [],
                 lambda: taken.append(self._images.take(checkout)),
             )  # fmt: skip
-            if code or torn(self._images.take(checkout), self._made):
+            if code or outputs_of(self._images.take(checkout), self._goal.made) != self._goal.made:
                 raise RuntimeError(f"the stopped run went wrong: {Path(f'{log}.said').read_text()}")
         if len(taken) != len(shim.read(log)):
-            raise RuntimeError(f"{len(taken)} stops at {len(shim.read(log))} writes")
+            raise RuntimeError(f"{len(taken)} stops, {len(shim.read(log))} lines in the log")
         return taken
 
     def swept(self, taken: Sequence[Image]) -> tuple[dict[int, list[str]], list[State]]:
-        """Why the writes that did not survive did not, and the states that there were."""
-        wrong = {number: [f"{out} is neither absent nor whole" for out in outs]
-                 for number, image in enumerate(taken, 1) if (outs := torn(image, self._made))}  # fmt: skip
+        """Why the images that did not survive did not, by number from 1, and the states that there were."""
+        wrong = {number: why for number, image in enumerate(taken, 1)
+                 if (why := self._goal.wrong(outputs_of(image, self._goal.made)))}  # fmt: skip
         states = self._states(taken)
         for state in states:
-            for number in sorted({state.writes[0], state.writes[-1]}):
+            for number in state.chosen():
                 tried = self._again(taken[number - 1])
                 state.runs += 1
                 state.why += tried.why
                 said = "; ".join(tried.why) or "survived"
-                sys.stderr.write(f"{self.stage} from write {number}, for {len(state.writes)}: {said}\n")
+                sys.stderr.write(f"{self.stage} from image {number}, for {len(state.images)}: {said}\n")
             if state.why:
-                for number in state.writes:
+                for number in state.images:
                     wrong.setdefault(number, []).extend(state.why)
         return wrong, states
 
@@ -177,8 +192,12 @@ class Sweep:
         with self._bench.checkout() as checkout:
             for number, image in enumerate(taken, 1):
                 self._images.put(image, checkout)
-                cleared(list(self._made), checkout)
-                states.setdefault(digest(self._images.take(checkout)), State()).writes.append(number)
+                cleared(list(self._goal.made), checkout)
+                left = self._images.take(checkout)
+                firm = {name: what for name, what in left.items() if not LOOSE.fullmatch(name)}
+                state = states.setdefault(digest(firm), State())
+                state.images.append(number)
+                state.contents.add(digest(left))
         return list(states.values())
 
     def _again(self, image: Image) -> Attempt:
@@ -188,7 +207,7 @@ class Sweep:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit 0 where every write survived."""
+    """Exit 0 where every image survived."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.crash_images")
     parser.add_argument("stages", nargs="*", choices=[*STAGES, []], metavar="stage")
     parser.add_argument("--folder", type=Path, default=Path(".graft/kill-sweep"))
@@ -209,17 +228,22 @@ def main(arguments: Sequence[str]) -> int:
         shutil.rmtree(kept, ignore_errors=True)
         try:
             started = time.monotonic()
-            bench = Bench(tiny.goal(stage, with_lock=False), Forks(warm), folder / "images-run")
+            goal = tiny.goal(stage, with_lock=False).over_old(folder / "before-old")
+            bench = Bench(goal, Forks(warm), folder / "images-run")
             sweep = Sweep(stage, bench, warm, Images(kept))
             taken = sweep.taken()
+            writes = sum(call.name != "half" for call in shim.read(bench.folder / "writes.log"))
             wrong, states = sweep.swept(taken)
         finally:
             warm.close()
             shutil.rmtree(kept, ignore_errors=True)
         for number, reasons in sorted(wrong.items()):
-            sys.stderr.write(f"{stage} at {number}: {'; '.join(reasons)}\n")
+            sys.stderr.write(f"{stage} at image {number}: {'; '.join(reasons)}\n")
         runs = sum(state.runs for state in states)
-        note = f"every write; {len(states)} different states of the checkout after clearing, {runs} runs from them"
+        note = (
+            f"images of every one of {writes} writes, before it and at its half; {len(states)} different states after "
+            f"clearing, {runs} runs from them"
+        )
         result = reliability.entry(len(taken), len(taken) - len(wrong), time.monotonic() - started, note)
         reliability.record({f"images {stage}": result})
         code |= bool(wrong)

@@ -4,8 +4,8 @@
 
 Faults: no space after so many bytes, and a call that fails once: EIO on write, fsync and rename, EROFS and EACCES and
 EMFILE on open. Each is swept over the stage's calls, in a fork after its imports. An attempt survives if the stage
-exits 5 with one message or goes on and makes the same bytes, and as in kill_points.py. Results go to
-benchmarks/reliability.json. Needs gcc.
+exits 5 with one message and the older outputs in place, or goes on and makes the same bytes, and as in kill_points.py.
+Results go to benchmarks/reliability.json. Needs gcc.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import argparse
 import errno
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import reliability, shim
-from benchmarks.kill_points import Attempt, Bench, Forks, spread
+from benchmarks.kill_points import Attempt, Bench, Forks, Goal, spread
 from benchmarks.kill_sweep import LIGHT
 from benchmarks.shim import Ask
-from benchmarks.tiny_pipeline import STAGES, Tiny
+from benchmarks.tiny_pipeline import OUTS, STAGES, Tiny
 from benchmarks.warm import Warm
+from stages.store.hashes import sha256_of_tree
 
 FAULTS = (
     (errno.EIO, "write"),
@@ -46,9 +47,11 @@ def asks(bench: Bench, points: int) -> list[Ask]:
     return found
 
 
-def verdict(tried: Attempt) -> list[str]:
-    """Why an attempt did not survive; empty where it did."""
+def verdict(tried: Attempt, there: Mapping[str, Mapping[str, str]], goal: Goal) -> list[str]:
+    """Why an attempt that left these outputs did not survive; empty where it did."""
     why = list(tried.why)
+    if tried.code == 5 and any(there.get(out) != files for out, files in goal.old.items()):
+        why.append("it failed, and an older output is gone")
     if tried.code not in (0, 5):
         why.append(f"exit {tried.code}: {tried.said[-500:]}")
     if tried.code == 5 and "failed (exit 5): " not in tried.said:
@@ -56,6 +59,12 @@ def verdict(tried: Attempt) -> list[str]:
     if "Traceback" in tried.said:
         why.append(f"a traceback: {tried.said[-500:]}")
     return why
+
+
+def outputs_of(checkout: Path) -> dict[str, dict[str, str]]:
+    """The outputs that are there, whole or not: of each its files' SHA-256."""
+    outs = (out for outs in OUTS.values() for out in outs)
+    return {out: sha256_of_tree(checkout / out) for out in outs if (checkout / out).exists()}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -78,13 +87,15 @@ def main(arguments: Sequence[str]) -> int:
         tiny = Tiny.kept(folder / ("light" if light else "whole"), LIGHT if light else STAGES)
         warm = Warm(stage, library)
         try:
-            bench = Bench(tiny.goal(stage, with_lock=False), Forks(warm), folder / "disk-run")
+            goal = tiny.goal(stage, with_lock=False).over_old(folder / "before-old-disk")
+            bench = Bench(goal, Forks(warm), folder / "disk-run")
             tried = survived = five = 0
             started = time.monotonic()
             todo = asks(bench, asked.points)
             for ask in todo:
-                attempt = bench.broken(ask)
-                wrong = verdict(attempt)
+                there: list[dict[str, dict[str, str]]] = []
+                attempt = bench.broken(ask, lambda checkout, there=there: there.append(outputs_of(checkout)))  # type: ignore[misc]
+                wrong = verdict(attempt, there[0], goal)
                 tried, survived, five = tried + 1, survived + (not wrong), five + (attempt.code == 5)
                 sys.stderr.write(f"{stage} {ask}: exit {attempt.code}, {'; '.join(wrong) or 'survived'}\n")
                 # After each: the next may be interrupted.

@@ -2,7 +2,7 @@
 
 An attempt survives if, after the fault,
     no process of the broken run is left two seconds later,
-    each output is absent or whole (the old version where there was one, or the new),
+    each output is absent or whole (the old version where there was one, or the new), and no new one beside an old,
 and the same command again, at once and with nothing done by hand,
     exits 0 with the dvc.lock and the outputs' bytes of a run without a fault,
     leaves no working folder, no living holder in DVC's list of locks and no process.
@@ -16,9 +16,9 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -46,9 +46,29 @@ class Goal:
     made: dict[str, dict[str, str]]
     lock: str | None
     environment: dict[str, str]  # with {checkout} for the checkout's path
+    old: dict[str, dict[str, str]] = field(default_factory=dict)  # the outputs that are there before
 
     def variables(self, checkout: Path) -> dict[str, str]:
         return {name: value.replace("{checkout}", str(checkout)) for name, value in self.environment.items()}
+
+    def over_old(self, folder: Path) -> Goal:
+        """The same with an older version of each output in place; `folder` is for that checkout."""
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self.before, folder, symlinks=True)
+        for out in self.made:
+            (folder / out).mkdir(parents=True)
+            (folder / out / "old.txt").write_text("what an earlier run made\n")
+        return replace(self, before=folder, old={out: sha256_of_tree(folder / out) for out in self.made})
+
+    def wrong(self, there: Mapping[str, Mapping[str, str]]) -> list[str]:
+        """Why a run cannot have been killed rightly that left these outputs; `there` as `made`, without absent ones."""
+        why, versions = [], set()
+        for out, files in there.items():
+            version = "new" if files == self.made[out] else "old" if files == self.old.get(out) else None
+            versions.add(version)
+            if version is None:
+                why.append(f"after the fault {out} is neither absent nor whole")
+        return why + ["after the fault a new output is beside an old one"] * (versions >= {"old", "new"})
 
 
 @dataclass
@@ -177,9 +197,8 @@ class Bench:
     def judged(self, checkout: Path, attempt: Attempt) -> Attempt:
         """Look at what the fault left, run again, and compare."""
         why = attempt.why
-        for out, files in self.goal.made.items():
-            if (checkout / out).exists() and sha256_of_tree(checkout / out) != files:
-                why.append(f"after the fault {out} is neither absent nor whole")
+        there = [out for out in self.goal.made if (checkout / out).exists()]
+        why += self.goal.wrong({out: sha256_of_tree(checkout / out) for out in there})
         before = living(checkout)
         code, said = self.runner.run(checkout, self.goal.variables(checkout), None, self._log)
         attempt.mended = "mended:" in said

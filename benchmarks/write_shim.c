@@ -7,7 +7,8 @@
  *                has a tab and what was renamed, as it was given, behind it
  *   SHIM_AT      number of the call (from 1) at which to act; 0 never
  *   SHIM_DO      kill: SIGKILL before that call, a write is done to its half first
- *                stop: SIGSTOP before every call, a write is done to its half first, to its end after SIGCONT
+ *                stop: SIGSTOP before every call, and once more when a write is half done, with a line `half` in the log;
+ *                after SIGCONT it goes on
  *                an errno: that call fails with it, and with SHIM_STICKY=1 all later ones of SHIM_CALLS too
  *   SHIM_CALLS   words: which calls count and fail; empty all
  *   SHIM_BYTES   after so many bytes written, write fails with ENOSPC, as on a full disk, until files are removed
@@ -151,10 +152,13 @@ static int visit(const char *call, int dir, const char *path, long long bytes) {
     long number = __atomic_add_fetch(&count, 1, __ATOMIC_SEQ_CST);
     errno = before;
     if (stopping) {
-        if (bytes > 1) return 2;
         strike();
+        if (bytes > 1 && log_to >= 0) {
+            char line[4400];
+            syscall(SYS_write, log_to, line, snprintf(line, sizeof line, "half %lld %s\n", bytes / 2, full));
+        }
         errno = before;
-        return 0;
+        return bytes > 1 ? 2 : 0;
     }
     if (!at || number < at) return 0;
     if (number > at && !(sticky && wanted_errno)) return 0;

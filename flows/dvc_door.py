@@ -434,6 +434,8 @@ class Door:
             if lock_file.mend(self.root, thoroughly=True):
                 self._repo._reset()
                 return self._ask(question)
+            if lock_file.is_merging(self.root):
+                raise WrongRequest(lock_file.MERGE) from None
             raise WrongRequest(f"DVC cannot read the project: {transfer.whole(error)}") from None
 
     def _patiently(self, action: Callable[[], T]) -> T:

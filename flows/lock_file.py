@@ -15,6 +15,8 @@ NAME = "dvc.lock"
 # and never looks at again. A folder's entry has the number of its files behind that.
 CUT = re.compile(rb"( md5: \S+\n| md5: \S+\.dir\n\s+size: \d+\n)\Z")
 TAIL = 400  # bytes in which that shows
+MARK = re.compile(rb"^(<{7}|>{7}) ", re.MULTILINE)  # git's, around the two sides of a conflict
+MERGE = f"{NAME} holds the conflict marks of a merge: git checkout --ours {NAME} (or --theirs), then run it again"
 
 
 def mend(root: Path, thoroughly: bool = False) -> bool:
@@ -22,7 +24,7 @@ def mend(root: Path, thoroughly: bool = False) -> bool:
 
     `thoroughly` also where its end looks whole and DVC cannot read it, which takes longer to find out. Done while DVC's
     lock of the repository is held: whoever writes dvc.lock holds it. Where another process does, nothing is cut, and
-    nothing is done.
+    nothing is done. Nor is anything in the middle of a merge, whose sides are the user's to choose from.
     """
     path = root / NAME
     if not path.exists() or not _is_cut(path, thoroughly):
@@ -47,8 +49,16 @@ def mend(root: Path, thoroughly: bool = False) -> bool:
         return False
 
 
+def is_merging(root: Path) -> bool:
+    """Whether dvc.lock holds git's conflict marks."""
+    path = root / NAME
+    return path.is_file() and bool(MARK.search(path.read_bytes()))
+
+
 def _is_cut(path: Path, thoroughly: bool) -> bool:
     text = path.read_bytes()
+    if MARK.search(text):
+        return False
     return not text.endswith(b"\n") or bool(CUT.search(text[-TAIL:])) or (thoroughly and not _readable(text))
 
 

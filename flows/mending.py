@@ -32,6 +32,8 @@ def main() -> int:
     told = mend(Path.cwd(), "--thoroughly" in sys.argv)
     for line in told:
         sys.stderr.write(f"mended: {line}\n")
+    if lock_file.is_merging(Path.cwd()):
+        sys.stderr.write(f"{lock_file.MERGE}\n")
     return 0 if told else 1
 
 

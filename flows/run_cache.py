@@ -27,14 +27,14 @@ def mend(root: Path, runs: Path | None = None) -> bool:
         return False
     from dvc.lock import LockError, make_lock
 
-    oldest = time.time() - (0 if own else OTHERS)
+    newest = float("inf") if own else time.time() - OTHERS  # a clock that was set back must keep nothing of our own
     mended = False
     try:
         with make_lock(str(root / ".dvc" / "tmp" / "lock"), tmp_dir=str(root / ".dvc" / "tmp")):
             for key in folder.glob("??/*"):
                 for path in _left(key):
                     with suppress(OSError):  # another checkout's mending was quicker, or there is an entry by now
-                        if path.stat().st_mtime > oldest:
+                        if path.stat().st_mtime > newest:
                             continue
                         if path != key:
                             path.unlink()

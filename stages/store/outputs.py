@@ -17,9 +17,11 @@ from stages.store import machine_faults, writer_lock
 def replacing(*targets: Path) -> Iterator[list[Path]]:
     """Yield an empty working folder per target; on success each takes its target's place.
 
-    On any exception the working folders are removed and the targets stay as they were, all of them:
-    data and its report belong together. A working folder lies beside its target (same file system, so
-    the rename is atomic) and is named `.<name>.partial`; one left by a killed run is cleared first.
+    On any exception the working folders are removed and the targets stay as they were, all of them: data and its
+    report belong together. For that reason all old ones are out of the way before the first new one is there: a kill
+    between two renames leaves targets absent, and never one run's beside another's. A working folder lies beside its
+    target (same file system, so the rename is atomic) and is named `.<name>.partial`; one left by a killed run is
+    cleared first, as is what was out of the way.
     What is published lies on the disk before its name does, so a power cut leaves no name of half a folder.
 
     Raises Busy where another process is writing a target, EnvironmentFault, with the bytes needed, in place of an
@@ -32,8 +34,9 @@ def replacing(*targets: Path) -> Iterator[list[Path]]:
         for target in targets:
             locks.enter_context(writer_lock.held(target))
         try:
-            for partial in partials:
+            for partial, target in zip(partials, targets, strict=True):
                 remove(partial)
+                remove(_old(target))
                 partial.mkdir(parents=True)
             yield partials
             for partial in partials:
@@ -62,25 +65,28 @@ def _check_places(targets: Sequence[Path]) -> None:
 
 def _publish(pairs: list[tuple[Path, Path]]) -> None:
     """Rename every working folder to its target; where one fails, put back what was there."""
-    olds = [target.with_name(f".{target.name}.old.partial") for _, target in pairs]
-    moved = 0
     try:
-        for (partial, target), old in zip(pairs, olds, strict=True):
-            remove(old)
+        for _, target in pairs:
             if target.exists():
-                target.rename(old)
-            moved += 1
+                target.rename(_old(target))
+        for partial, target in pairs:
             partial.rename(target)
     except BaseException:
-        for (_, target), old in list(zip(pairs, olds, strict=True))[:moved]:
-            remove(target)
-            if old.exists():
-                old.rename(target)
+        for partial, target in pairs:
+            if not partial.exists():
+                remove(target)
+            if _old(target).exists():
+                _old(target).rename(target)
         raise
     for parent in dict.fromkeys(target.parent for _, target in pairs):
         _sync_one(parent)
-    for old in olds:
-        remove(old)
+    for _, target in pairs:
+        remove(_old(target))
+
+
+def _old(target: Path) -> Path:
+    """Where what a target held is kept until the new is there."""
+    return target.with_name(f".{target.name}.old.partial")
 
 
 def _sync(folder: Path) -> None:

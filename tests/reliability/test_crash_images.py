@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.crash_images import Image, Images, Sweep, cleared, digest, torn
-from benchmarks.kill_points import Bench, Forks
-from benchmarks.shim import Ask
+from benchmarks.crash_images import Image, Images, Sweep, cleared, digest, outputs_of
+from benchmarks.kill_points import Bench, Forks, Goal
+from benchmarks.shim import Ask, Call, read
 from benchmarks.tiny_pipeline import Tiny
 from benchmarks.warm import Warm
 from stages.store.hashes import sha256_of_tree
@@ -23,56 +23,67 @@ def images(tmp_path: Path) -> Images:
 
 @dataclass
 class Stopped:
-    """split, stopped at every write."""
+    """split over an older version of its output, stopped at every write."""
 
     bench: Bench
     images: Images
     sweep: Sweep
     taken: list[Image]
+    calls: list[Call]  # as many
 
 
 @pytest.fixture(scope="module")
 def stopped(tiny: Tiny, warm_stages: dict[str, Warm], tmp_path_factory: pytest.TempPathFactory) -> Stopped:
     folder, warm = tmp_path_factory.mktemp("stopped"), warm_stages["split"]
-    bench, images = Bench(tiny.goal("split", with_lock=False), Forks(warm), folder), Images(folder / "kept")
+    goal = tiny.goal("split", with_lock=False).over_old(folder / "before")
+    bench, images = Bench(goal, Forks(warm), folder / "run"), Images(folder / "kept")
     sweep = Sweep("split", bench, warm, images)
-    return Stopped(bench, images, sweep, sweep.taken())
+    return Stopped(bench, images, sweep, sweep.taken(), read(bench.folder / "writes.log"))
 
 
 @pytest.mark.slow
 def test_a_stage_killed_at_every_write(stopped: Stopped) -> None:
     wrong, states = stopped.sweep.swept(stopped.taken)
     assert wrong == {}
-    assert len(stopped.taken) == stopped.bench.writes() >= 10
-    assert sorted(number for state in states for number in state.writes) == list(range(1, len(stopped.taken) + 1))
+    assert sum(call.name != "half" for call in stopped.calls) == stopped.bench.writes() >= 10
+    assert sorted(number for state in states for number in state.images) == list(range(1, len(stopped.taken) + 1))
     assert all(state.runs for state in states)
+    there = [outputs_of(image, ["data/split"]).get("data/split") for image in stopped.taken]
+    old, new = stopped.bench.goal.old["data/split"], stopped.bench.goal.made["data/split"]
+    changes = [files for number, files in enumerate(there) if number == 0 or files != there[number - 1]]
+    assert changes == [old, None, new]
 
 
 @pytest.mark.slow
 def test_an_image_is_what_a_kill_leaves(stopped: Stopped) -> None:
-    count = len(stopped.taken)
+    # A kill is at the half of a write.
+    at = [number for number, call in enumerate(stopped.calls)
+          if call.name == "half" or [*stopped.calls, call][number + 1].name != "half"]  # fmt: skip
+    count = len(at)
+    assert count == stopped.bench.writes()
     for number in (1, count // 3, count // 2, count - 1, count):
         left: list[Image] = []
         stopped.bench.broken(Ask(at=number), lambda checkout, left=left: left.append(stopped.images.take(checkout)))  # type: ignore[misc]
+        image = stopped.taken[at[number - 1]]
         # A lock names the process that holds it, which is another one.
-        (killed, image) = ({name: what for name, what in one.items() if not name.endswith(".lock.partial")}
-                           for one in (left[0], stopped.taken[number - 1]))  # fmt: skip
-        assert killed == image, number
-        assert left[0].keys() == stopped.taken[number - 1].keys(), number
+        held = {name for name in image if name.endswith(".lock.partial")}
+        assert left[0].keys() == image.keys(), number
+        assert {name for name in image if left[0][name] != image[name]} <= held, number
 
 
 @pytest.mark.slow
 def test_images_from_which_a_run_does_not_come_to_the_same_fail(stopped: Stopped) -> None:
     """What the sweep looks for can be found: something left behind, and an output that is torn."""
-    stray = {"data/.stray.partial": (stat.S_IFREG | 0o644, next(iter(_files(stopped.taken[0]).values())))}
+    file = next(iter(_files(stopped.taken[0]).values()))
+    stray = {"data/.stray.partial": (stat.S_IFDIR | 0o755, ""), "data/.stray.partial/x": (stat.S_IFREG | 0o644, file)}
     wrong, _ = stopped.sweep.swept([stopped.taken[0], *({**image, **stray} for image in stopped.taken[1:3])])
     assert wrong == {2: ["data/.stray.partial is left"] * 2, 3: ["data/.stray.partial is left"] * 2}
     published = stopped.taken[-1]
-    gone = next(name for name in published if name.startswith("data/split/"))
+    gone = next(name for name in _files(published) if name.startswith("data/split/"))
     half = {name: what for name, what in published.items() if name != gone}
     wrong, _ = stopped.sweep.swept([stopped.taken[0], half])
     assert list(wrong) == [2]
-    assert wrong[2][0] == "data/split is neither absent nor whole"
+    assert wrong[2][0] == "after the fault data/split is neither absent nor whole"
 
 
 def _files(image: Image) -> dict[str, str]:
@@ -106,17 +117,27 @@ def test_a_folder_comes_back_as_it_was(images: Images, tmp_path: Path) -> None:
     assert images.take(root) == after
 
 
-def test_a_torn_output_is_told_from_an_absent_and_a_whole_one(images: Images, tmp_path: Path) -> None:
+def test_a_torn_output_is_told_from_an_absent_a_whole_and_an_old_one(images: Images, tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "data" / "out" / "below").mkdir(parents=True)
     (root / "data" / "out" / "file").write_bytes(b"one")
     (root / "data" / "out" / "below" / "file").write_bytes(b"two")
-    made = {"data/out": sha256_of_tree(root / "data" / "out"), "data/absent": {"file": "0" * 64}}
-    assert torn(images.take(root), made) == []
+    made = sha256_of_tree(root / "data" / "out")
+    goal = Goal(root, {"data/out": made, "data/other": made}, None, {}, {"data/out": {}, "data/other": {"old": "0"}})
+
+    def wrong() -> list[str]:
+        return goal.wrong(outputs_of(images.take(root), goal.made))
+
+    assert wrong() == []
     (root / "data" / "out" / "file").write_bytes(b"on")
-    assert torn(images.take(root), made) == ["data/out"]
+    assert wrong() == ["after the fault data/out is neither absent nor whole"]
     (root / "data" / "out" / "file").unlink()
-    assert torn(images.take(root), made) == ["data/out"]
+    assert wrong() == ["after the fault data/out is neither absent nor whole"]
+    (root / "data" / "out" / "below" / "file").unlink()
+    assert wrong() == [], "that is the old one"
+    mixed = {"data/out": made, "data/other": {"old": "0"}}
+    assert goal.wrong(mixed) == ["after the fault a new output is beside an old one"]
+    assert goal.wrong({"data/out": {}, "data/other": {"old": "0"}}) == []
 
 
 def test_clearing_takes_working_folders_and_leaves_outputs(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flows.dvc_door import Door
-from flows.faults import NotIntact
+from flows.faults import NotIntact, WrongRequest
 from flows.intact import Damage, Inspection
 from flows.md5 import md5_of
 from flows.recorded import opened
@@ -227,6 +227,15 @@ def test_fast_looks_at_what_changed_and_thorough_at_everything(toy: Toy) -> None
         (damage,) = Inspection(door._repo).look(outs)
         assert damage == Damage("data/export/out.txt", damage.place, "the workspace", True)
     assert toy.repro() == []
+
+
+def test_a_merge_in_dvc_lock_is_the_users(toy: Toy) -> None:
+    path = toy.folder / "dvc.lock"
+    text = f"<<<<<<< HEAD\n{path.read_text()}=======\n>>>>>>> other\n"
+    path.write_text(text)
+    with Door(toy.folder) as door, pytest.raises(WrongRequest, match="conflict marks of a merge: git checkout --ours"):
+        door.stale("export")
+    assert path.read_text() == text
 
 
 def test_whichever_byte_is_flipped_it_is_found_and_mended(toy: Toy) -> None:

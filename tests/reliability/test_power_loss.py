@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from benchmarks.kill_points import Bench, Forks, Goal
 from benchmarks.shim import Ask, Call, read
 from benchmarks.tiny_pipeline import Tiny
 from benchmarks.warm import Warm
-from flows import lock_file
+from flows import lock_file, mending, run_cache
 
 ROOT = Path(__file__).parents[2]
 
@@ -131,3 +133,32 @@ def test_the_last_committed_dvc_lock_takes_a_torn_ones_place(tmp_path: Path) -> 
     assert not lock_file.mend(tmp_path), "its end is that of a line"
     assert lock_file.mend(tmp_path, thoroughly=True)
     assert path.read_text() == committed
+
+
+@pytest.mark.parametrize("end", ["\n", "", "\n  b:\n    outs:\n    - md5: 0a\n"])
+def test_the_middle_of_a_merge_is_no_torn_file(end: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "dvc.lock"
+    text = f"stages:\n<<<<<<< HEAD\n  a:\n=======\n  b:\n>>>>>>> other{end}"
+    path.write_text(text)
+    assert not lock_file.mend(tmp_path, thoroughly=True)
+    assert path.read_text() == text
+    with contextlib.chdir(tmp_path):
+        assert mending.main() == 1
+    assert "dvc.lock holds the conflict marks of a merge: git checkout --ours dvc.lock" in capsys.readouterr().err
+
+
+def test_what_a_kill_left_in_the_run_cache_goes_whatever_the_clock_says(tmp_path: Path) -> None:
+    """Its time lies in the future where the clock was set back since. In others' caches it stays while it is new."""
+    (tmp_path / ".dvc" / "tmp").mkdir(parents=True)
+    own, others = tmp_path / ".dvc" / "cache" / "runs", tmp_path.parent / f"{tmp_path.name}-others"
+    for runs in (own, others):
+        for key, age in {"aa/one": -86_400, "bb/two": 86_400}.items():
+            (runs / key).mkdir(parents=True)
+            (runs / key / "cut.tmp").write_bytes(b"half")
+            for path in (runs / key / "cut.tmp", runs / key):
+                os.utime(path, (time.time() + age,) * 2)
+    assert run_cache.mend(tmp_path)
+    assert list(own.glob("??/*")) == []
+    assert not run_cache.mend(tmp_path)
+    assert run_cache.mend(tmp_path, others)
+    assert [path.name for path in others.glob("??/*")] == ["two"]
