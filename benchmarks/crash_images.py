@@ -102,7 +102,10 @@ class Images:
 
 
 def _below(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """What lies below, but for git's own files: no stage writes there, and they are most of a checkout."""
     for folder, folders, files in os.walk(root):
+        if ".git" in folders:
+            folders.remove(".git")
         for name in [*folders, *files]:
             path = Path(folder, name)
             yield path, path.lstat()

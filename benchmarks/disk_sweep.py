@@ -1,9 +1,10 @@
-"""Breaks a stage's writes one after another as disks do, and sees that it says so, leaves nothing half and runs again.
+"""Breaks a stage's writes as disks do, or gives it little memory, and sees that it says so and leaves nothing half.
 
     python -m benchmarks.disk_sweep [--points 20] [--folder FOLDER] [download split validate ...]
 
 Faults: no space after so many bytes, and a call that fails once: EIO on write, fsync and rename, EROFS and EACCES and
-EMFILE on open. Each is swept over the stage's calls, in a fork after its imports. An attempt survives if the stage
+EMFILE on open. Each is swept over the stage's calls, in a fork after its imports. Then RLIMIT_AS, at some sizes above
+what was mapped at the start: there a library may also end the process by a signal. An attempt survives if the stage
 exits 5 with one message and the older outputs in place, or goes on and makes the same bytes, and as in kill_points.py.
 Results go to benchmarks/reliability.json. Needs gcc.
 """
@@ -33,10 +34,11 @@ FAULTS = (
     (errno.EACCES, "open"),
     (errno.EMFILE, "open"),
 )
+MEMORY = (0, 1, 4, 16, 64, 256)  # MiB
 
 
 def asks(bench: Bench, points: int) -> list[Ask]:
-    """The faults to try: `points` of each kind, or all there are calls for."""
+    """The faults to try: `points` of each kind of the disk's, or all there are calls for, and MEMORY."""
     bench.writes()
     calls = shim.read(bench.folder / "writes.log")
     written = sum(call.bytes for call in calls)
@@ -44,15 +46,16 @@ def asks(bench: Bench, points: int) -> list[Ask]:
     for number, name in FAULTS:
         count = sum(call.name == name for call in calls)
         found += [Ask(at=at, do=str(number), calls=name) for at in spread(count, points, seed=number)]
-    return found
+    return found + [Ask(memory=size) for size in MEMORY]
 
 
-def verdict(tried: Attempt, there: Mapping[str, Mapping[str, str]], goal: Goal) -> list[str]:
+def verdict(ask: Ask, tried: Attempt, there: Mapping[str, Mapping[str, str]], goal: Goal) -> list[str]:
     """Why an attempt that left these outputs did not survive; empty where it did."""
     why = list(tried.why)
-    if tried.code == 5 and any(there.get(out) != files for out, files in goal.old.items()):
+    by_signal = tried.code < 0 and ask.memory >= 0
+    if (tried.code == 5 or by_signal) and any(there.get(out) != files for out, files in goal.old.items()):
         why.append("it failed, and an older output is gone")
-    if tried.code not in (0, 5):
+    if tried.code not in (0, 5) and not by_signal:
         why.append(f"exit {tried.code}: {tried.said[-500:]}")
     if tried.code == 5 and "failed (exit 5): " not in tried.said:
         why.append(f"no message: {tried.said[-500:]}")
@@ -89,17 +92,21 @@ def main(arguments: Sequence[str]) -> int:
         try:
             goal = tiny.goal(stage, with_lock=False).over_old(folder / "before-old-disk")
             bench = Bench(goal, Forks(warm), folder / "disk-run")
-            tried = survived = five = 0
+            tried = survived = five = signals = 0
             started = time.monotonic()
             todo = asks(bench, asked.points)
             for ask in todo:
                 there: list[dict[str, dict[str, str]]] = []
                 attempt = bench.broken(ask, lambda checkout, there=there: there.append(outputs_of(checkout)))  # type: ignore[misc]
-                wrong = verdict(attempt, there[0], goal)
-                tried, survived, five = tried + 1, survived + (not wrong), five + (attempt.code == 5)
+                wrong = verdict(ask, attempt, there[0], goal)
+                tried, survived = tried + 1, survived + (not wrong)
+                five, signals = five + (attempt.code == 5), signals + (attempt.code < 0)
                 sys.stderr.write(f"{stage} {ask}: exit {attempt.code}, {'; '.join(wrong) or 'survived'}\n")
                 # After each: the next may be interrupted.
-                note = f"{tried} of {len(todo)} faults asked for; {five} ended with exit 5, the rest went on"
+                note = (
+                    f"{tried} of {len(todo)} faults asked for; {five} ended with exit 5, {signals} by a signal, the "
+                    "rest went on"
+                )
                 seconds = time.monotonic() - started
                 reliability.record({f"disk {stage}": reliability.entry(tried, survived, seconds, note)})
             code |= survived < tried

@@ -38,6 +38,7 @@ class Ask:
     victim: str = ""
     room: int = -1
     sticky: bool = False
+    memory: int = -1  # MiB of address space more than at the start, by RLIMIT_AS; for warm.py alone
 
     def environment(self, library: Path, who: str, root: Path, log: Path) -> dict[str, str]:
         """Variables for a process, or what starts it, whose command line holds `who`."""

@@ -13,6 +13,7 @@ import ctypes
 import importlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -50,7 +51,7 @@ class Warm:
         log.unlink(missing_ok=True)
         request = {
             "folder": str(folder), "environment": environment, "log": str(log), "at": ask.at, "do": ask.do,
-            "calls": ask.calls, "room": ask.room, "sticky": ask.sticky, "arguments": arguments,
+            "calls": ask.calls, "room": ask.room, "sticky": ask.sticky, "memory": ask.memory, "arguments": arguments,
         }  # fmt: skip
         self._tell(json.dumps(request))
         while (answer := self._answer()) == STOPPED:
@@ -136,6 +137,9 @@ def _run(request: dict[str, Any], call: Any) -> None:
             request["folder"].encode(), ctypes.c_long(request["at"]), request["do"].encode(), request["calls"].encode(),
             b"", request["log"].encode(), ctypes.c_longlong(request["room"]), int(request["sticky"]),
         )  # fmt: skip
+        if request["memory"] >= 0:
+            mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (mapped + request["memory"] * 2**20,) * 2)
         code = call(request["arguments"])
     except SystemExit as stop:
         code = stop.code

@@ -27,6 +27,8 @@ ADVICE = {
     errno.EFBIG: "raise the limit on a file's size (ulimit -f)",
 }
 OUT_OF_MEMORY = ("std::bad_alloc", "can't start new thread", "failed to map segment")
+# What CPython says of C code that failed and could not even make the exception. With no limit on memory it is a defect.
+UNSAID = ("without setting an exception", "without exception set")
 NEARLY_FULL = 2**16  # bytes free; below, an error that gives no reason has this one
 
 
@@ -82,7 +84,7 @@ def while_writing(error: BaseException, partials: Mapping[Path, Path]) -> Enviro
 def _found(error: BaseException) -> tuple[int | None, Path | None]:
     """The first machine's fault in the chain of causes: its errno, and the file it names."""
     for one in _chain(error):
-        if isinstance(one, MemoryError):
+        if isinstance(one, MemoryError) or (isinstance(one, SystemError) and _is_unsaid(one)):
             return errno.ENOMEM, None
         if isinstance(one, OSError) and one.errno in (*FULL, *ADVICE):
             return one.errno, _path(one)
@@ -94,6 +96,11 @@ def _found(error: BaseException) -> tuple[int | None, Path | None]:
             if any(words in str(one) for words in OUT_OF_MEMORY):
                 return errno.ENOMEM, None
     return None, None
+
+
+def _is_unsaid(error: SystemError) -> bool:
+    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    return limited and any(words in str(error) for words in UNSAID)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from stages.core.errors import EnvironmentFault, GraftError
 from stages.store import inputs, lifeline, machine_faults, versions
+
+SPARE = 16 * 2**20  # bytes of address space, given back to tell in them that there is no memory left
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -34,12 +37,16 @@ def run(stage: str, main: Callable[[], str]) -> None:
     lifeline.tie()
     signal.signal(signal.SIGTERM, _terminate)
     logging.basicConfig(level=logging.INFO, format=f"{stage}: %(message)s", stream=sys.stderr)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+    spare = None
     try:
+        spare = mmap.mmap(-1, SPARE)
         with versions.held(stage):
             inputs.check(stage)
             summary = main()
     except Exception as error:
+        if spare is not None:
+            spare.close()
         fault = machine_faults.of(error) or error
         if isinstance(fault, OSError) and fault.errno is not None:
             fault = EnvironmentFault(f"{fault}, then run it again")

@@ -84,6 +84,10 @@ CHANGES: dict[str, Callable[[Image.Image], Facts]] = {
     "without 2 % of each side": lambda image: fact(image.crop((2, 2, SIDE - 2, SIDE - 2))),
     "without 5 % of each side": lambda image: fact(image.crop((6, 6, SIDE - 6, SIDE - 6))),
     "without 5 % of one side": lambda image: fact(image.crop((6, 0, SIDE, SIDE))),
+    # A hand moves by 2 % between two frames of a burst, the light by 3 %, and each has noise of its own.
+    "next of a burst": lambda image: fact(
+        noisy(image.crop((3, 2, SIDE, SIDE)).point(lambda value: min(255, int(value * 1.03))))
+    ),
 }
 
 

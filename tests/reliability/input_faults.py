@@ -93,7 +93,7 @@ INPUT_FAULTS = [
           "stages/test_validate.py::test_duplicates_are_grouped_and_leakage_counted",
           "core/test_sampling.py::test_a_group_never_straddles",
           "::test_a_leaked_copy_goes_to_the_held_out_side_and_is_counted"),
-    fault(21, "near copies: resized, recompressed, cropped, ...",
+    fault(21, "near copies: resized, recompressed, cropped, the next frame of a burst, ...",
           "57 or more of 60 planted pairs found, no strangers joined",
           "core/test_duplicates.py::test_planted_copies_are_found_and_strangers_kept_apart"),
     fault(22, "99 images of one class to 1 of the other", "a warning that names the class; counts per class",

@@ -44,6 +44,11 @@ def figures(record: Mapping[str, Mapping[str, Any]]) -> str:
     for name, one in sorted(record.items()):
         cells = [name.replace("_", " "), f"{one['tried']:,}", f"{one['survived']:,}", f"{one['seconds']:,.0f}"]
         lines.append(f"| {' | '.join([*cells, one['date'], one['note']])} |")
+    kills = [one for name, one in record.items() if name.startswith("kill ")]
+    tried, survived = (sum(one[count] for one in kills) for count in ("tried", "survived"))
+    lost = "no byte was lost" if survived == tried else f"{tried - survived:,} did not"
+    lines += ["", f"Kills survived / tried: {survived:,} / {tried:,}. Whatever survived ended with the bytes of a run "
+              f"without a fault: {lost}."]  # fmt: skip
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -20,35 +21,26 @@ from benchmarks.tiny_pipeline import Tiny
 from benchmarks.warm import Warm
 from stages.core.errors import EnvironmentFault, IntegrityError
 from stages.store import documents, machine_faults, outputs
+from stages.store.hashes import sha256_of_tree
 from stages.store.tensor_memo import TensorMemo
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-OLD = "of the run before"
 
 
 @pytest.fixture
 def bench(tiny: Tiny, warm_stages: dict[str, Warm], tmp_path: Path) -> Bench:
     """split, with an output of an earlier run in place, that is told from the new one."""
-    goal = tiny.goal("split", with_lock=False)
-    before = tmp_path / "before"
-    shutil.copytree(goal.before, before, symlinks=True)
-    (before / "data" / "split").mkdir()
-    (before / "data" / "split" / "old").write_text(OLD)
-    return Bench(Goal(before, goal.made, None, goal.environment), Forks(warm_stages["split"]), tmp_path / "run")
+    goal = tiny.goal("split", with_lock=False).over_old(tmp_path / "before")
+    return Bench(goal, Forks(warm_stages["split"]), tmp_path / "run")
 
 
 def left_whole(bench: Bench, ask: Ask) -> str:
     """Break split; assert that it says exit 5, leaves the old output as it was and then succeeds; what it said."""
-    seen: list[str] = []
-
-    def look(checkout: Path) -> None:
-        seen.extend(path.read_text() for path in (checkout / "data" / "split").glob("old"))
-
-    tried = bench.broken(ask, look)
-    # What `judged` reports of the old output, and that alone, is right here.
-    assert tried.why == ["after the fault data/split is neither absent nor whole"], (ask, tried.why)
-    assert seen == [OLD], ask
+    seen: list[dict[str, str]] = []
+    tried = bench.broken(ask, lambda checkout: seen.append(sha256_of_tree(checkout / "data" / "split")))
+    assert tried.why == [], ask
+    assert seen == [bench.goal.old["data/split"]], ask
     assert tried.code == 5, tried.said
     assert "split failed (exit 5): " in tried.said
     assert "Traceback" not in tried.said
@@ -88,6 +80,46 @@ def test_a_call_fails(bench: Bench, number: int, calls: str, at: int, advice: st
     said = left_whole(bench, Ask(at=at, do=str(number), calls=calls))
     assert advice in said
     assert "data/" in said
+
+
+@pytest.mark.parametrize("more", [0, 1, 16])  # MiB than what was mapped at the start
+def test_little_memory(bench: Bench, more: int) -> None:
+    """RLIMIT_AS; benchmarks/disk_sweep.py has larger sizes, at which libraries may end the process by a signal."""
+    said = left_whole(bench, Ask(memory=more))
+    assert re.search(r"out of memory \(.*; at most [\d,]+ bytes were resident, its limit is [\d,]+ bytes\); free", said)
+
+
+def test_c_code_that_could_not_even_say_so_is_out_of_memory_under_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = SystemError("<function f at 0x7f8c> returned NULL without setting an exception")
+    limits = {"now": resource.RLIM_INFINITY}
+    monkeypatch.setattr(machine_faults.resource, "getrlimit", lambda _: (limits["now"], limits["now"]))
+    assert machine_faults.of(error) is None
+    limits["now"] = 2**30
+    assert "out of memory (<function f" in str(machine_faults.of(error))
+    assert machine_faults.of(SystemError("unknown opcode")) is None
+
+
+def test_dvc_with_a_read_only_cache(toy_goal: Goal, warm_dvc: Warm, tmp_path: Path) -> None:
+    """DVC fails; the command again, once it may write, comes to what it would have come to."""
+    checkout, run, log = tmp_path / "checkout", Forks(warm_dvc, ["repro"]), tmp_path / "log"
+    shutil.copytree(toy_goal.before, checkout, symlinks=True)
+    cache = checkout / ".dvc" / "cache"
+    cache.mkdir(exist_ok=True)
+    before = sha256_of_tree(cache)
+    if subprocess.run(["mount", "--bind", cache, cache], capture_output=True).returncode:
+        pytest.skip("mounting a file system needs root, or CAP_SYS_ADMIN")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", cache], check=True)
+        code, said = run.run(checkout, toy_goal.variables(checkout), None, log)
+        assert code not in (0, None)
+        assert "Read-only file system" in said
+        assert sha256_of_tree(cache) == before
+    finally:
+        subprocess.run(["umount", "-l", cache], check=True)
+    code, said = run.run(checkout, toy_goal.variables(checkout), None, log)
+    assert code == 0, said
+    assert (checkout / "dvc.lock").read_text() == toy_goal.lock
+    assert {out: sha256_of_tree(checkout / out) for out in toy_goal.made} == toy_goal.made
 
 
 @pytest.fixture
@@ -176,6 +208,7 @@ MEMO = """
 import sys
 import numpy as np
 from pathlib import Path
+from stages.store.hashes import sha256_of_tree
 from stages.store.tensor_memo import TensorMemo
 
 memo = TensorMemo(Path("memo"), (4,), np.float32)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +81,38 @@ def test_a_failing_publication_puts_every_target_back(tmp_path: Path, monkeypatc
     with pytest.raises(EnvironmentFault, match="No space left on device: it needs 6 bytes"):
         stage()
     assert tree(tmp_path) == {"data/old": "data", "report/old": "report"}
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_a_kill_between_the_renames_leaves_no_new_output_beside_an_old_one(at: int, tmp_path: Path) -> None:
+    """Data and its report belong together; the next run clears what was out of the way."""
+    targets = [tmp_path / "data", tmp_path / "report"]
+    for target in targets:
+        target.mkdir()
+        (target / "old").write_text(target.name)
+    code = f"""
+import os, signal
+from pathlib import Path
+from stages.store import outputs
+
+rename, count = Path.rename, [0]
+
+def killed(self, other):
+    count[0] += 1
+    if count[0] == {at}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, other)
+
+Path.rename = killed
+with outputs.replacing(Path("data"), Path("report")) as folders:
+    for folder in folders:
+        (folder / "new").write_text("new")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path)
+    assert done.returncode == -signal.SIGKILL
+    there = {name for target in targets if target.exists() for name in tree(target)}
+    assert there == {1: {"old"}, 2: {"old"}, 3: set(), 4: {"new"}}[at]
+    with outputs.replacing(*targets) as folders:
+        for folder in folders:
+            (folder / "new").write_text("new")
+    assert tree(tmp_path) == {"data/new": "new", "report/new": "new"}
