@@ -265,7 +265,9 @@ INPUT_FAULTS = [
           gap="a required format's converter that crashes by a signal ends the stage by that signal, without a line "
           "of graft's; what a converter itself starts outlives a stage that is killed by SIGKILL; the failing "
           "converters of the tests do what the tests give them"),
-    fault(64, "a renderer of Great Expectations that raises, a page with a rule missing", "exit 4, nothing published",
+    fault(64, "a renderer of Great Expectations that raises, a page with a rule missing, an error in graft's own page",
+          "nothing published; exit 4 for Great Expectations; an error in graft's own page keeps its traceback, as any "
+          "defect does (exit 1), and the report of before stays",
           "store/test_data_docs.py::test_a_renderer_that_raises_stops_the_stage",
           "::test_a_page_with_a_rule_missing_stops_the_stage",
           "::test_a_rule_that_cannot_be_evaluated_stops_the_stage",
