@@ -68,7 +68,13 @@ class ExportParams(StageParams):
     )
     certified_images: int = Field(1000, ge=1, description="test images each format is compared on, at most")
     smoke_images: int = Field(8, ge=1, le=1024, description="test images the exported model is tried on")
-    tolerance: float = Field(0.02, gt=0.0, le=1.0, description="largest allowed difference of a probability")
+    # The least is the last place of the certificate's figure.
+    tolerance: float = Field(
+        0.02, ge=0.0001, le=1.0, description="largest allowed difference of a probability, of all formats but int8"
+    )
+    tolerance_int8: float = Field(
+        0.2, ge=0.0001, le=1.0, description="largest allowed difference of a probability, of litert_int8"
+    )
     temperature: Literal["none", "validation"] = Field(
         "none", description="what every format divides its logits by; validation: what evaluate fitted there"
     )
@@ -126,7 +132,8 @@ def main() -> str:
                     log.warning("%s is optional, and failed: %s", format_, said)
                     found[format_] = certificate.absent(getattr(error, "why", f"cannot be written ({error})"))
                 else:
-                    found[format_] = certificate.compare(format_, evaluated, answers, exported.size(path), heat)
+                    bound = getattr(settings, certificate.bound(format_))
+                    found[format_] = certificate.compare(format_, evaluated, answers, exported.size(path), bound, heat)
                     # The time stands in the log alone: in a file no two runs would have the same outputs.
                     log.info("%s: %.1f ms an image by itself", format_, 1000 * seconds)
                 if not found[format_]["published"]:

@@ -105,7 +105,7 @@ def _compared(one: Mapping[str, Any]) -> list[str]:
     return [
         f"{one['agreement']:.2%}, at least {one['least_agreement']:.1%} asked for",
         f"{one['images']:,}",
-        "" if one["largest_gap"] is None else f"{one['largest_gap']:.4f}",
+        "" if one["largest_gap"] is None else f"{one['largest_gap']:.4f}, at most {one['tolerance']} allowed",
         f"{one['bytes'] / 1e6:.1f}",
     ]
 

@@ -215,7 +215,7 @@ def test_the_card_holds_every_fact_and_no_label_breaks_its_tables(temperature: f
             },
         },
         metrics=figures,
-        certificate={"litert": certificate.compare("litert", np.eye(2), np.eye(2) * 0.9, 1_500_000, temperature)},
+        certificate={"litert": certificate.compare("litert", np.eye(2), np.eye(2) * 0.9, 1_500_000, 0.2, temperature)},
         hashes={"model.keras": "abc123"},
         versions={"keras": "3.0"},
     )
@@ -227,7 +227,7 @@ def test_the_card_holds_every_fact_and_no_label_breaks_its_tables(temperature: f
         "| copies moved out of training | 3 |",
         "| head | 7 | 6 | 0.01 | 1,234 | 0.8750 |",
         "| head.epochs | 7 |",
-        "| litert | 100.00%, at least 99.5% asked for | 2 | 0.1000 | 1.5 | yes |",
+        "| litert | 100.00%, at least 99.5% asked for | 2 | 0.1000, at most 0.2 allowed | 1.5 | yes |",
         "| model.keras | abc123 |",
         "| keras | 3.0 |",
         "layer 9 (`conv_9`)",
