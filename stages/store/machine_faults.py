@@ -26,6 +26,13 @@ ADVICE = {
     errno.EAGAIN: "raise the limit on processes (ulimit -u)",
     errno.EFBIG: "raise the limit on a file's size (ulimit -f)",
 }
+# What SQLite says of SQLITE_IOERR, SQLITE_FULL, SQLITE_READONLY and SQLITE_CANTOPEN: DVCLive opens DVC's databases.
+SQLITE = {
+    "disk I/O error": errno.EIO,
+    "database or disk is full": errno.ENOSPC,
+    "attempt to write a readonly database": errno.EROFS,
+    "unable to open database file": errno.EACCES,
+}
 OUT_OF_MEMORY = ("std::bad_alloc", "can't start new thread", "failed to map segment")
 # What CPython says of C code that failed and could not even make the exception. With no limit on memory it is a defect.
 UNSAID = ("without setting an exception", "without exception set")
@@ -88,6 +95,8 @@ def _found(error: BaseException) -> tuple[int | None, Path | None]:
             return errno.ENOMEM, None
         if isinstance(one, OSError) and one.errno in (*FULL, *ADVICE):
             return one.errno, _path(one)
+        if type(one).__module__ == "sqlite3" and str(one) in SQLITE:  # which most stages do not import
+            return SQLITE[str(one)], None
         if isinstance(one, Exception) and not isinstance(one, GraftError):
             for number in (*FULL, *ADVICE):
                 # Libraries in C++ and HDF5 say it in words alone.

@@ -64,13 +64,15 @@ def _check_places(targets: Sequence[Path]) -> None:
 
 
 def _publish(pairs: list[tuple[Path, Path]]) -> None:
-    """Rename every working folder to its target; where one fails, put back what was there."""
+    """Rename every working folder to its target, and sync that; where something fails, put back what was there."""
     try:
         for _, target in pairs:
             if target.exists():
                 target.rename(_old(target))
         for partial, target in pairs:
             partial.rename(target)
+        for parent in dict.fromkeys(target.parent for _, target in pairs):
+            _sync_one(parent)
     except BaseException:
         for partial, target in pairs:
             if not partial.exists():
@@ -78,8 +80,6 @@ def _publish(pairs: list[tuple[Path, Path]]) -> None:
             if _old(target).exists():
                 _old(target).rename(target)
         raise
-    for parent in dict.fromkeys(target.parent for _, target in pairs):
-        _sync_one(parent)
     for _, target in pairs:
         remove(_old(target))
 

@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -97,6 +98,22 @@ def test_c_code_that_could_not_even_say_so_is_out_of_memory_under_a_limit(monkey
     limits["now"] = 2**30
     assert "out of memory (<function f" in str(machine_faults.of(error))
     assert machine_faults.of(SystemError("unknown opcode")) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("disk I/O error", "Input/output error; the disk may be failing"),
+        ("database or disk is full", "No space left on device; "),
+        ("attempt to write a readonly database", "Read-only file system; mount the file system writable"),
+        ("unable to open database file", "Permission denied; let this user write there"),
+    ],
+)
+def test_sqlites_words_for_a_disk(said: str, advice: str) -> None:
+    """DVCLive opens DVC's databases in fine_tune; the real errors are swept by benchmarks/disk_sweep.py."""
+    assert advice in str(machine_faults.of(sqlite3.OperationalError(said)))
+    assert machine_faults.of(sqlite3.OperationalError("no such table: Cache")) is None
+    assert machine_faults.of(RuntimeError(said)) is None
 
 
 def test_dvc_with_a_read_only_cache(toy_goal: Goal, warm_dvc: Warm, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -79,6 +81,29 @@ def test_a_failing_publication_puts_every_target_back(tmp_path: Path, monkeypatc
             (second / "new").write_text("new")
 
     with pytest.raises(EnvironmentFault, match="No space left on device: it needs 6 bytes"):
+        stage()
+    assert tree(tmp_path) == {"data/old": "data", "report/old": "report"}
+
+
+def test_names_that_cannot_be_synced_put_every_target_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets = [tmp_path / "data", tmp_path / "report"]
+    for target in targets:
+        target.mkdir()
+        (target / "old").write_text(target.name)
+    fsync = os.fsync
+
+    def failing(number: int) -> None:
+        if os.path.samestat(os.fstat(number), tmp_path.stat()):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(number)
+
+    def stage() -> None:
+        with outputs.replacing(*targets) as folders:
+            for folder in folders:
+                (folder / "new").write_text("new")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(EnvironmentFault, match="Input/output error"):
         stage()
     assert tree(tmp_path) == {"data/old": "data", "report/old": "report"}
 
