@@ -19,7 +19,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from flows.faults import NotIntact
+from flows import transfer
+from flows.faults import NotIntact, Refused
 from flows.md5 import listing_bytes, md5_of
 
 MEMORY = Path(".graft/verified.json")
@@ -201,13 +202,15 @@ class Inspection:
             return None
         partial = self._partial(self._object(md5))
         try:
-            odb = self._repo.cloud.get_remote_odb(self._remote)
-            odb.fs.get_file(odb.oid_to_path(md5), str(partial))
+            transfer.fetch_object(self._root, self._remote, md5, partial)
             if md5_of(partial) == md5.removesuffix(".dir"):
                 partial.chmod(PROTECTED)
                 partial.replace(self._object(md5))
                 return f"the remote {self._remote!r}"
-        except Exception:  # each kind of remote has its own; whatever it is, there is no good copy there for now
+        except TimeoutError as late:
+            log.warning("the DVC remote %r sent no copy of %s: %s; it is not asked again", self._remote, md5, late)
+            self._remote = None
+        except (Refused, OSError):  # whatever it is, there is no good copy there for now
             log.debug("no good copy of %s in %s", md5, self._remote, exc_info=True)
         finally:
             partial.unlink(missing_ok=True)

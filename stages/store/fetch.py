@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from stages.core.errors import ConfigError, EnvironmentFault, IntegrityError
-from stages.store import file_kinds, process
+from stages.store import file_kinds, process, slow_servers
 
 CHUNK = 2**20  # bytes
 LOOPBACK = ("127.0.0.1", "::1", "localhost")  # where a login may be sent unencrypted
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 class Patience(NamedTuple):
     """How long to bear with a server."""
 
-    timeout_seconds: float  # the longest silence
+    timeout_seconds: float  # the longest silence; what sends, but too little, slow_servers.py leaves
     retries: int  # after the first try
 
 
@@ -159,7 +159,7 @@ def _login(host: str) -> str | None:
 
 def _fetch_once(url: str, partial: Path, timeout: float, max_bytes: int) -> None:
     # build_opener brings the proxies of the environment with it.
-    opener = urllib.request.build_opener(Redirects())
+    opener = urllib.request.build_opener(Redirects(), slow_servers.MeteredHTTP(), slow_servers.MeteredHTTPS())
     with _network_faults(url):
         response = opener.open(_request(url), timeout=timeout)
     received = 0
@@ -201,6 +201,8 @@ def _network_faults(url: str) -> Iterator[None]:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
             raise EnvironmentFault(f"{redacted(url)}: the server's certificate is not valid ({error.reason})") from None
         raise _Interrupted(str(error.reason)) from error
+    except slow_servers.TooSlow as error:
+        raise _Interrupted(str(error)) from None
     except (OSError, http.client.HTTPException) as error:
         raise _Interrupted(f"{type(error).__name__}: {error}") from error
 

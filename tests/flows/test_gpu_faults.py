@@ -4,9 +4,11 @@ named state, frees its slot, and the next run goes on from the last epoch."""
 from __future__ import annotations
 
 import itertools
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -235,7 +237,16 @@ def test_the_controller_is_killed_and_its_successor_joins(bench: Bench) -> None:
     assert bench.epochs() == list(range(1, EPOCHS + 1))
 
 
-def test_the_server_is_killed_and_comes_back(made: Toy, tmp_path: Path) -> None:
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """SQLite's write lock, held as a backup or somebody's shell may hold it."""
+    with closing(sqlite3.connect(database, timeout=30, isolation_level=None)) as held:
+        held.execute("BEGIN IMMEDIATE")
+        yield
+        held.execute("ROLLBACK")
+
+
+def test_the_server_is_killed_and_comes_back_and_its_database_is_locked(made: Toy, tmp_path: Path) -> None:
     toy = made.copy(tmp_path / "toy")
     with LocalPrefect(tmp_path / "prefect") as server:
         server.create_pool("gpu", limit=1)
@@ -246,6 +257,10 @@ def test_the_server_is_killed_and_comes_back(made: Toy, tmp_path: Path) -> None:
             server.kill()
             time.sleep(2)
             server.start()
+            with locked(tmp_path / "prefect/prefect.db"):
+                time.sleep(15)  # longer than the server waits for its database
+                assert not bench.runs()[0].state.is_final()
+            assert "database is locked" in server.log("server")
             code, said = ended(process, UNDER_WAY)
         assert code == 0, said
         wait_until(lambda: bench.runs()[0].state.is_completed(), UNDER_WAY)

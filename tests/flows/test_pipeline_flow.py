@@ -19,6 +19,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
+from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 from ruamel.yaml import YAML
 
@@ -196,6 +197,18 @@ def test_a_params_file_that_is_no_yaml_is_refused(toy: Toy) -> None:
     assert (state.name, exit_code(state)) == ("Refused", 2)
     assert "params.yaml" in str(state.message)
     assert toy.ran("start") == []
+
+
+def test_the_command_ends_with_4_where_an_output_lies_behind_a_link(toy: Toy, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    shutil.rmtree(toy.folder / "data")
+    (toy.folder / "data").symlink_to("../outside")
+    command = ("-m", "flows.pipeline", "validate")
+    done = toy.run(*command, check=False, PREFECT_API_URL=str(PREFECT_API_URL.value()), PYTHONPATH=str(ROOT))
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "lies behind a link" in done.stdout + done.stderr
+    assert toy.ran("start") == []
+    assert not list((tmp_path / "outside").iterdir())
 
 
 def test_a_held_checkout_refuses_or_waits(toy: Toy) -> None:

@@ -204,6 +204,7 @@ INPUT_FAULTS = [
           "flows and commands end with 4 before they fetch or run, stages with 2; nothing is written there",
           "reliability/test_links.py::test_an_output_behind_a_link_is_refused_before_checkout",
           "::test_a_stage_does_not_write_through_a_link", "::test_dvc_itself_would_write_there",
+          "flows/test_pipeline_flow.py::test_the_command_ends_with_4_where_an_output_lies_behind_a_link",
           gap="`dvc pull` and `dvc checkout` by hand are DVC's own, and write there"),
     fault(58, "a loss that is NaN, constant or broken probabilities",
           "exit 3; the epoch is not saved, the last good one stays; nothing is reported or exported",

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -44,34 +45,57 @@ def with_s3(toy: Toy, address: str) -> None:
     )
 
 
-@pytest.fixture(scope="module")
-def pushed(made: Toy, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Refused, float, int]]:  # noqa: F811
-    """For each fault the error of a push, after how many seconds, and how many requests the server got.
+PULLED = ("403", "stall", "slow", "refused")  # the quick ones
+OURS = "what somebody wrote there"
 
-    All at once, each from a checkout of its own: most of it is waiting.
-    """
+
+class Ended(NamedTuple):
+    error: Refused
+    seconds: float
+    requests: int  # that the server got
+    toy: Toy
+
+
+@pytest.fixture(scope="module")
+def ended(made: Toy, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Ended]:  # noqa: F811
+    """How a push and a pull ended, for each fault. All at once, each in its own checkout: most of it is waiting."""
     limits = threading.local()
     nobody = {"refused": "http://127.0.0.1:9", "dns": "http://no-such-host.invalid:9"}
 
-    def push(mode: str) -> tuple[Refused, float, int]:
-        toy = made.copy(tmp_path_factory.mktemp(mode) / "toy")
+    def end(job: tuple[str, str]) -> Ended:
+        what, mode = job
+        toy = made.copy(tmp_path_factory.mktemp(f"{what}-{mode}") / "toy")
+        if what == "pull":
+            out = toy.folder / "data/export/out.txt"
+            place = cached(toy, md5_of(out))
+            place.unlink()
+            if mode == "slow":  # a damaged one is asked for before the rest is fetched
+                place.write_bytes(b"damaged")
+                place.chmod(0o444)
+            out.unlink()
+            out.write_text(OURS)
         limits.seconds = LIMIT if mode in ("slow", "stall") else 500.0
         with serving(mode) if mode in MODES else nullcontext() as server:
             with_s3(toy, server.address if server else nobody[mode])
             with Door(toy.folder) as door:
                 began = time.monotonic()
                 with pytest.raises(Refused) as caught:
-                    door.push(["export"], "store")
-            return caught.value, time.monotonic() - began, server.requests if server else 0
+                    (door.push if what == "push" else door.pull)(["export"], "store")
+            return Ended(caught.value, time.monotonic() - began, server.requests if server else 0, toy)
 
-    with pytest.MonkeyPatch.context() as patched, ThreadPoolExecutor(len(SAID)) as pool:
+    jobs = [*(("push", mode) for mode in SAID), *(("pull", mode) for mode in PULLED)]
+    with pytest.MonkeyPatch.context() as patched, ThreadPoolExecutor(len(jobs)) as pool:
         patched.setattr(transfer, "deadline", lambda: limits.seconds)
-        return dict(zip(SAID, pool.map(push, SAID), strict=True))
+        return dict(zip(jobs, pool.map(end, jobs), strict=True))
+
+
+def cached(toy: Toy, md5: str) -> Path:
+    return toy.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
 
 
 @pytest.mark.parametrize("mode", SAID)
-def test_a_push_ends_in_time_with_exit_5(mode: str, pushed: dict[str, tuple[Refused, float, int]]) -> None:
-    error, seconds, requests = pushed[mode]
+def test_a_push_ends_in_time_with_exit_5(mode: str, ended: dict[tuple[str, str], Ended]) -> None:
+    error, seconds, requests, _ = ended["push", mode]
     assert (error.exit_code, error.name) == (5, "Refused")
     assert "cannot push to the DVC remote 'store': " in str(error)
     assert SAID[mode].lower() in str(error).lower()
@@ -79,6 +103,24 @@ def test_a_push_ends_in_time_with_exit_5(mode: str, pushed: dict[str, tuple[Refu
     assert seconds < 500
     if mode == "503":
         assert requests > 2  # tried again, with growing pauses, and then given up
+
+
+@pytest.mark.parametrize("mode", PULLED)
+def test_a_pull_ends_in_time_with_exit_5_and_changes_nothing(
+    mode: str,
+    ended: dict[tuple[str, str], Ended],
+    made: Toy,  # noqa: F811
+) -> None:
+    error, seconds, _, toy = ended["pull", mode]
+    assert (error.exit_code, error.name) == (5, "Refused")
+    assert "cannot fetch from the DVC remote 'store': " in str(error)
+    assert {**SAID, "403": "Forbidden"}[mode].lower() in str(error).lower()
+    assert seconds < 500
+    # What was there stays, and nothing passes for what was asked for.
+    assert toy.out("export") == OURS
+    assert toy.lock() == made.lock()
+    assert not cached(toy, md5_of(made.folder / "data/export/out.txt")).exists()
+    assert not list((toy.folder / ".dvc/cache").rglob("*.partial"))
 
 
 def test_stages_run_without_their_remote_and_damage_is_made_again(toy: Toy) -> None:

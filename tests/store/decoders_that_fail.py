@@ -55,6 +55,9 @@ def _obey(item: str) -> str:
             if not Path(rest[0]).exists():
                 Path(rest[0]).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+        case "begun":
+            Path(rest[0]).touch()
+            _obey("spin 0.5")
         case "defect":
             raise KeyError("no such thing")
         case "unpicklable":

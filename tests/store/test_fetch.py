@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import re
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -15,7 +18,7 @@ from typing import Any
 import pytest
 
 from stages.core.errors import ConfigError, EnvironmentFault, GraftError, IntegrityError
-from stages.store import fetch
+from stages.store import fetch, slow_servers
 
 BODY = hashlib.sha256(b"body").digest() * 4000  # 128 kB
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -37,6 +40,21 @@ def cut(request: BaseHTTPRequestHandler) -> None:
 
 def hang_up(request: BaseHTTPRequestHandler) -> None:
     request.close_connection = True
+
+
+def in_pieces(size: int, seconds: float, *, head: bytes = b"", chunked: bool = False) -> Answer:
+    """BODY behind `head`, so many bytes at a time with a pause behind each; the client may hang up."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        body = b"".join(b"%x\r\n%b\r\n" % (32, BODY[at : at + 32]) for at in range(0, len(BODY), 32)) + b"0\r\n\r\n"
+        known = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(BODY)
+        sent = b"HTTP/1.1 200 OK\r\n" + head + known + b"\r\n\r\n" + (body if chunked else BODY)
+        with suppress(ConnectionError):
+            for at in range(0, len(sent), size):
+                request.wfile.write(sent[at : at + size])
+                time.sleep(seconds)
+
+    return answer
 
 
 def status(code: int) -> Answer:
@@ -159,6 +177,88 @@ def test_a_server_that_is_not_there(server: Server, fetching: Fetching) -> None:
 def test_a_silent_server_is_left_after_the_timeout(server: Server, fetching: Fetching) -> None:
     server.answers = [lambda request: request.rfile.read(1) and None]  # waits for what never comes
     assert "timed out" in fetching.fails(EnvironmentFault, server.url, retries=0, timeout=0.2)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slow_servers, "WINDOW", 0.5)
+    monkeypatch.setattr(slow_servers, "LOWEST_RATE", 10_000.0)
+
+
+@pytest.mark.parametrize(
+    "dripping",
+    [
+        in_pieces(20, 0.02),
+        in_pieces(20, 0.02, chunked=True),
+        in_pieces(20, 0.02, head=b"X: " + b"y" * 60_000 + b"\r\n"),
+    ],
+    ids=["body", "chunks", "head"],
+)
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_drips_is_left(dripping: Answer, server: Server, fetching: Fetching) -> None:
+    """A thousand bytes a second at most, and never a silence of a second."""
+    server.answers = [dripping]
+    message = fetching.fails(EnvironmentFault, server.url, retries=0, timeout=1.0)
+    sent = re.match(r"(.*): the server sent ([\d,.]+) bytes/s over 1 s; below 10,000 bytes/s it is left, ", message)
+    assert sent, message
+    assert sent[1] == server.url
+    assert float(sent[2].replace(",", "")) < 2000
+    assert "check the connection and the server, then run it again" in message
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_dripping_server_is_asked_again_and_a_slow_one_is_waited_for(server: Server, fetching: Fetching) -> None:
+    server.answers = [in_pieces(20, 0.02), in_pieces(2000, 0.02)]
+    assert fetching(server.url, timeout=1.0) == BODY
+    assert fetching.pauses == [1.0]
+
+
+class Scripted(io.RawIOBase):
+    """A connection's side: each read takes so many seconds by the clock of `slow_servers` and brings so many bytes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *reads: tuple[float, int]) -> None:
+        self.now, self.reads = 0.0, list(reads)
+        monkeypatch.setattr(slow_servers, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def readinto(self, buffer: Any) -> int:
+        seconds, count = self.reads.pop(0)
+        self.now += seconds
+        return count
+
+
+@pytest.mark.parametrize(
+    ("reads", "silence", "left_at"),
+    [
+        ([(0, 1), *[(0.125, 1)] * 700], 60.0, 481),
+        ([(0, 1), *[(0.125, 126)] * 1300], 60.0, None),
+        ([(0, 1), (30, 1), (29, 1), (1, 1)], 60.0, 4),
+        ([(0, 1), (30, 62_000), (31, 1), (59, 1), (1, 59_000)], 60.0, 5),  # a window that brought enough is over
+        ([(59, 100), (1, 2000)], 60.0, None),  # the wait for the first byte
+        ([(0, 100), (59, 100), (1, 59_900)], 60.0, None),  # a silence that is allowed
+        ([(0, 100), (299, 100), (1, 299_900)], 300.0, None),  # and is longer than the window
+        ([(0, 100), (7 * 3600, 60_000)], 60.0, None),  # stopped meanwhile
+        ([(0, 100), (59.9, 100), (0.2, 0)], 60.0, None),  # the end
+    ],
+)  # fmt: skip
+def test_the_rate_is_a_mean_over_a_window_of_waiting(
+    reads: list[tuple[float, int]], silence: float, left_at: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (slow_servers.LOWEST_RATE, slow_servers.WINDOW) == (1000, 60)
+    connection = Scripted(monkeypatch, *reads)
+    metered = slow_servers.Metered(connection, silence)
+    for number in range(1, len(reads) + 1):
+        if number == left_at:
+            with pytest.raises(
+                slow_servers.TooSlow, match=r"sent [\d,]+\.\d bytes/s over [\d,]+ s; below 1,000 bytes/s"
+            ):
+                metered.readinto(bytearray(1))
+            return
+        assert metered.readinto(bytearray(1)) == reads[number - 1][1]
+        connection.now += 1000.0  # its reader writes to a disk
+    assert left_at is None
 
 
 def test_an_html_page_is_no_archive(server: Server, fetching: Fetching) -> None:

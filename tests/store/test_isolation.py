@@ -343,6 +343,50 @@ def test_ctrl_c_ends_the_parent_and_its_workers_without_a_word_of_theirs() -> No
     assert not any(psutil.pid_exists(number) for number in numbers)
 
 
+# A parent whose worker must start, and answer, within 3 s of its waiting.
+HURRIED = """
+import sys
+from stages.store import isolation
+from tests.store.decoders_that_fail import obey
+isolation.START_SECONDS, isolation.WALL_FACTOR, isolation.WALL_SECONDS = 3, 0, 3
+isolation.STARTS = 1
+print(*isolation.map_isolated(obey, [sys.argv[1].encode()], workers=1, cpu_seconds=30, memory_bytes=2**28))
+"""
+
+
+@linux
+def test_a_machine_that_sleeps_longer_than_the_deadlines_costs_no_item(tmp_path: Path) -> None:
+    """The whole group is stopped, as by Ctrl-Z or a laptop's lid, while a worker starts and while one computes."""
+    items = {"starts": "spin 0.5", "computes": f"begun {tmp_path / 'begun'}"}
+    parents = {
+        when: subprocess.Popen(
+            [sys.executable, "-c", HURRIED, item], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )
+        for when, item in items.items()
+    }  # fmt: skip
+    try:
+        reached = {
+            "starts": lambda: psutil.Process(parents["starts"].pid).children(),
+            "computes": (tmp_path / "begun").exists,
+        }
+        for when, parent in parents.items():
+            assert wait_for(lambda when=when: bool(reached[when]()), 60)  # type: ignore[misc]
+            os.killpg(parent.pid, signal.SIGSTOP)
+        # Monotonic clocks go on for a stopped process.
+        time.sleep(4)
+        for when, parent in parents.items():
+            assert parent.poll() is None
+            os.killpg(parent.pid, signal.SIGCONT)
+            assert parent.communicate(timeout=60)[0].strip() == items[when].upper()
+            assert parent.returncode == 0
+    finally:
+        for parent in parents.values():
+            parent.kill()
+            parent.wait()
+            parent.stdout.close()  # type: ignore[union-attr]
+
+
 def test_a_function_of_main_is_refused() -> None:
     code = (
         "from stages.store.isolation import map_isolated\ndef f(chunk): return chunk\n"
