@@ -63,8 +63,8 @@ def test_another_clock_and_files_of_the_future_change_no_byte(tiny: Tiny, clock:
         shutil.copytree(tiny.before["download"], here, symlinks=True)
         for number, picture in enumerate(sorted((here / "data/images").rglob("*.png"))):
             os.utime(picture, (0, time.time() + DAY * (1 + number % 2 * 10_000)))
-        # One to two seconds before local time goes back: the first process starts before that, the last one after.
-        offset = -DAY if name == "behind" else math.floor(WINTER_TIME - time.time()) - 1
+        # Two to three seconds before local time goes back: the first process starts before that, the last one after.
+        offset = -DAY if name == "behind" else math.floor(WINTER_TIME - time.time()) - 2
         out = repro(
             here, TZ="Europe/Berlin", CLOCK_OFFSET=str(offset), CLOCK_SEEN=str(seen), LD_PRELOAD=str(clock),
             PYTHONPATH=str(clock.parent),
