@@ -35,7 +35,6 @@ from pathlib import Path
 
 from benchmarks import reliability, shim
 from benchmarks.kill_points import Attempt, Bench, Forks, spread
-from benchmarks.kill_sweep import LIGHT
 from benchmarks.shim import Ask
 from benchmarks.tiny_pipeline import STAGES, Tiny
 from benchmarks.warm import Warm
@@ -164,7 +163,7 @@ class Sweep:
         log = self._bench.folder / "writes.log"
         with self._bench.checkout() as checkout:
             code = self._warm.run(
-                checkout, self._bench.goal.variables(checkout), Ask(do="stop"), log, [],
+                checkout, self._goal.variables(checkout), Ask(do="stop"), log, [],
                 lambda: taken.append(self._images.take(checkout)),
             )  # fmt: skip
             if code or outputs_of(self._images.take(checkout), self._goal.made) != self._goal.made:
@@ -220,18 +219,15 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"{why}\n")
         return 5
     folder = asked.folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
     library = shim.build(folder)
     code = 0
     for stage in asked.stages or STAGES:
-        light = stage in LIGHT
-        tiny = Tiny.kept(folder / ("light" if light else "whole"), LIGHT if light else STAGES)
+        goal = Tiny.of(stage, folder).goal(stage, with_lock=False).over_old(folder / "before-old")
         warm = Warm(stage, library)
         kept = folder / "images"
         shutil.rmtree(kept, ignore_errors=True)
         try:
             started = time.monotonic()
-            goal = tiny.goal(stage, with_lock=False).over_old(folder / "before-old")
             bench = Bench(goal, Forks(warm), folder / "images-run")
             sweep = Sweep(stage, bench, warm, Images(kept))
             taken = sweep.taken()

@@ -20,11 +20,9 @@ from pathlib import Path
 
 from benchmarks import reliability, shim
 from benchmarks.kill_points import Attempt, Bench, Forks, Goal, spread
-from benchmarks.kill_sweep import LIGHT
 from benchmarks.shim import Ask
-from benchmarks.tiny_pipeline import OUTS, STAGES, Tiny
+from benchmarks.tiny_pipeline import STAGES, Tiny
 from benchmarks.warm import Warm
-from stages.store.hashes import sha256_of_tree
 
 FAULTS = (
     (errno.EIO, "write"),
@@ -53,7 +51,7 @@ def verdict(ask: Ask, tried: Attempt, there: Mapping[str, Mapping[str, str]], go
     """Why an attempt that left these outputs did not survive; empty where it did."""
     why = list(tried.why)
     by_signal = tried.code < 0 and ask.memory >= 0
-    if (tried.code == 5 or by_signal) and any(there.get(out) != files for out, files in goal.old.items()):
+    if (tried.code == 5 or by_signal) and there != goal.old:
         why.append("it failed, and an older output is gone")
     if tried.code not in (0, 5) and not by_signal:
         why.append(f"exit {tried.code}: {tried.said[-500:]}")
@@ -62,12 +60,6 @@ def verdict(ask: Ask, tried: Attempt, there: Mapping[str, Mapping[str, str]], go
     if "Traceback" in tried.said:
         why.append(f"a traceback: {tried.said[-500:]}")
     return why
-
-
-def outputs_of(checkout: Path) -> dict[str, dict[str, str]]:
-    """The outputs that are there, whole or not: of each its files' SHA-256."""
-    outs = (out for outs in OUTS.values() for out in outs)
-    return {out: sha256_of_tree(checkout / out) for out in outs if (checkout / out).exists()}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -82,22 +74,19 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"{why}\n")
         return 5
     folder = asked.folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
     library = shim.build(folder)
     code = 0
     for stage in asked.stages or STAGES:
-        light = stage in LIGHT
-        tiny = Tiny.kept(folder / ("light" if light else "whole"), LIGHT if light else STAGES)
+        goal = Tiny.of(stage, folder).goal(stage, with_lock=False).over_old(folder / "before-old-disk")
         warm = Warm(stage, library)
         try:
-            goal = tiny.goal(stage, with_lock=False).over_old(folder / "before-old-disk")
             bench = Bench(goal, Forks(warm), folder / "disk-run")
             tried = survived = five = signals = 0
             started = time.monotonic()
             todo = asks(bench, asked.points)
             for ask in todo:
                 there: list[dict[str, dict[str, str]]] = []
-                attempt = bench.broken(ask, lambda checkout, there=there: there.append(outputs_of(checkout)))  # type: ignore[misc]
+                attempt = bench.broken(ask, lambda checkout, goal=goal, there=there: there.append(goal.there(checkout)))  # type: ignore[misc]
                 wrong = verdict(ask, attempt, there[0], goal)
                 tried, survived = tried + 1, survived + (not wrong)
                 five, signals = five + (attempt.code == 5), signals + (attempt.code < 0)

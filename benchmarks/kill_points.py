@@ -60,6 +60,10 @@ class Goal:
             (folder / out / "old.txt").write_text("what an earlier run made\n")
         return replace(self, before=folder, old={out: sha256_of_tree(folder / out) for out in self.made})
 
+    def there(self, checkout: Path) -> dict[str, dict[str, str]]:
+        """The outputs that a checkout has, whole or not: of each its files' SHA-256."""
+        return {out: sha256_of_tree(checkout / out) for out in self.made if (checkout / out).exists()}
+
     def wrong(self, there: Mapping[str, Mapping[str, str]]) -> list[str]:
         """Why a run cannot have been killed rightly that left these outputs; `there` as `made`, without absent ones."""
         why, versions = [], set()
@@ -197,8 +201,7 @@ class Bench:
     def judged(self, checkout: Path, attempt: Attempt) -> Attempt:
         """Look at what the fault left, run again, and compare."""
         why = attempt.why
-        there = [out for out in self.goal.made if (checkout / out).exists()]
-        why += self.goal.wrong({out: sha256_of_tree(checkout / out) for out in there})
+        why += self.goal.wrong(self.goal.there(checkout))
         before = living(checkout)
         code, said = self.runner.run(checkout, self.goal.variables(checkout), None, self._log)
         attempt.mended = "mended:" in said
@@ -209,9 +212,9 @@ class Bench:
         lock = checkout / "dvc.lock"
         if self.goal.lock is not None and (not lock.exists() or lock.read_text() != self.goal.lock):
             why.append("dvc.lock differs from that of a run without a fault")
-        for out, files in self.goal.made.items():
-            if not (checkout / out).exists() or sha256_of_tree(checkout / out) != files:
-                why.append(f"{out} differs from that of a run without a fault")
+        there = self.goal.there(checkout)
+        why += [f"{out} differs from that of a run without a fault" for out, files in self.goal.made.items()
+                if there.get(out) != files]  # fmt: skip
         why += [f"{path.relative_to(checkout)} is left" for top in ("data", "reports")
                 for path in (checkout / top).rglob(".*.partial")]  # fmt: skip
         why += [f"DVC's list of locks has {pid}" for pid in holders(checkout) if psutil.pid_exists(pid)]

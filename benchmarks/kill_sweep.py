@@ -41,7 +41,6 @@ from flows import server_settings, up
 from flows.service import Service
 
 WORKERS = {"validate": "isolation._serve", "export": " -I -c "}
-LIGHT = ("download", "validate", "split")  # without TensorFlow
 JOBS = [
     "dvc:toy",
     *(f"{actor}:{stage}" for actor in ("stage", "dvc", "flow") for stage in STAGES),
@@ -106,9 +105,7 @@ class Job:
             if self._stage == "toy":
                 goal = toy_dvc.kept(self._folder / "toy")
             else:
-                light = self._stage in LIGHT
-                tiny = Tiny.kept(self._folder / ("light" if light else "whole"), LIGHT if light else STAGES)
-                goal = tiny.goal(self._stage, with_lock=self._actor != "stage")
+                goal = Tiny.of(self._stage, self._folder).goal(self._stage, with_lock=self._actor != "stage")
             self._bench = Bench(goal, self._runner(), self._folder / "run")
         return self._bench
 
@@ -157,7 +154,6 @@ def main(arguments: Sequence[str]) -> int:
         return 5
     end = time.monotonic() + asked.seconds
     folder = asked.folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
     library = shim.build(folder)
     code = 0
     with _server(folder / "server") if asked.server else nullcontext() as server:

@@ -21,6 +21,7 @@ def missing() -> str | None:
 
 def build(folder: Path) -> Path:
     """Compile into `folder`; returns the library."""
+    folder.mkdir(parents=True, exist_ok=True)
     library = folder / "write_shim.so"
     subprocess.run(
         ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o", library, SOURCE, "-ldl"], check=True

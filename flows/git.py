@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows.faults import CheckoutBusy, Refused, WrongRequest
+
+CONFLICT = re.compile(rb"^(<{7}|>{7}) ", re.MULTILINE)
 
 
 class TagTaken(CheckoutBusy):
@@ -54,6 +57,11 @@ def changed_files(root: Path, paths: list[str]) -> list[str]:
     which = ["--untracked-files=all", "--", *paths] if paths else ["--untracked-files=no"]
     lines = _git(root, "-c", "core.quotepath=off", "status", "--porcelain", "--no-renames", *which).stdout.splitlines()
     return [line[3:] for line in lines]
+
+
+def is_conflicted(text: bytes) -> bool:
+    """Whether a file's text holds the marks that a merge puts around both sides of a conflict."""
+    return bool(CONFLICT.search(text))
 
 
 def is_tracked(root: Path, path: str) -> bool:

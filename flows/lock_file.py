@@ -10,12 +10,13 @@ import re
 import subprocess
 from pathlib import Path
 
+from flows import git
+
 NAME = "dvc.lock"
 # How a file that was cut between two lines may end: an entry has its hash, and not the size that DVC writes behind it
 # and never looks at again. A folder's entry has the number of its files behind that.
 CUT = re.compile(rb"( md5: \S+\n| md5: \S+\.dir\n\s+size: \d+\n)\Z")
 TAIL = 400  # bytes in which that shows
-MARK = re.compile(rb"^(<{7}|>{7}) ", re.MULTILINE)  # git's, around the two sides of a conflict
 MERGE = f"{NAME} holds the conflict marks of a merge: git checkout --ours {NAME} (or --theirs), then run it again"
 
 
@@ -52,12 +53,12 @@ def mend(root: Path, thoroughly: bool = False) -> bool:
 def is_merging(root: Path) -> bool:
     """Whether dvc.lock holds git's conflict marks."""
     path = root / NAME
-    return path.is_file() and bool(MARK.search(path.read_bytes()))
+    return path.is_file() and git.is_conflicted(path.read_bytes())
 
 
 def _is_cut(path: Path, thoroughly: bool) -> bool:
     text = path.read_bytes()
-    if MARK.search(text):
+    if git.is_conflicted(text):
         return False
     return not text.endswith(b"\n") or bool(CUT.search(text[-TAIL:])) or (thoroughly and not _readable(text))
 

@@ -11,17 +11,13 @@ from flows.faults import Refused
 from flows.recorded import LOCK
 from stages.core.errors import ConfigError
 
-CONFLICT = ("<<<<<<< ", ">>>>>>> ")
 FILES = (LOCK, "dvc.yaml", "params.yaml", "prefect.yaml")
 
 
 def state(root: Path) -> Iterator[Finding]:
     """Conflict marks in the files a run reads, edits since the last commit, and dvc.lock tracked at all."""
     marked = [
-        name
-        for name in FILES
-        if (root / name).is_file()
-        and any(line.startswith(CONFLICT) for line in (root / name).read_text(errors="replace").splitlines())
+        name for name in FILES if (root / name).is_file() and git.is_conflicted((root / name).read_bytes())
     ]
     if marked:
         yield problem(

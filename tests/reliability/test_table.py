@@ -50,6 +50,15 @@ def test_the_page_is_generated_from_the_lists_and_the_record() -> None:
         assert f"\n| {one.row} | {one.inject} | " in text
 
 
+def test_kills_are_summed_and_those_that_lost_bytes_are_told() -> None:
+    one = {"seconds": 1, "date": "2026-01-01", "note": "x"}
+    record = {f"kill {name}": {**one, "tried": 1000, "survived": 1000 - lost} for name, lost in (("a", 0), ("b", 2))}
+    record["disk a"] = {**one, "tried": 5, "survived": 4}
+    assert "Kills survived / tried: 1,998 / 2,000. " in table.figures(record)
+    assert table.figures(record).endswith("without a fault: 2 did not.")
+    assert table.figures({"kill a": record["kill a"]}).endswith("without a fault: no byte was lost.")
+
+
 def test_what_experiments_recorded_can_be_read() -> None:
     for name, one in table.recorded().items():
         assert set(one) == table.KEYS, name

@@ -19,6 +19,21 @@ def tree(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
+def with_old(folder: Path) -> list[Path]:
+    """Two targets that an earlier run made."""
+    targets = [folder / "data", folder / "report"]
+    for target in targets:
+        target.mkdir()
+        (target / "old").write_text(target.name)
+    return targets
+
+
+def write_new(targets: list[Path]) -> None:
+    with outputs.replacing(*targets) as folders:
+        for folder in folders:
+            (folder / "new").write_text("new")
+
+
 def test_success_replaces_every_target_and_leaves_nothing_else(tmp_path: Path) -> None:
     data, report = tmp_path / "data" / "stage", tmp_path / "reports" / "stage"
     data.mkdir(parents=True)
@@ -62,10 +77,7 @@ def test_remove_does_not_follow_links(tmp_path: Path) -> None:
 
 def test_a_failing_publication_puts_every_target_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Data and its report belong together: new data beside an old report would be a lie."""
-    targets = [tmp_path / "data", tmp_path / "report"]
-    for target in targets:
-        target.mkdir()
-        (target / "old").write_text(target.name)
+    targets = with_old(tmp_path)
     rename = Path.rename
 
     def full_disk(self: Path, other: Path) -> Path:
@@ -75,21 +87,13 @@ def test_a_failing_publication_puts_every_target_back(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(Path, "rename", full_disk)
 
-    def stage() -> None:
-        with outputs.replacing(*targets) as (first, second):
-            (first / "new").write_text("new")
-            (second / "new").write_text("new")
-
     with pytest.raises(EnvironmentFault, match="No space left on device: it needs 6 bytes"):
-        stage()
+        write_new(targets)
     assert tree(tmp_path) == {"data/old": "data", "report/old": "report"}
 
 
 def test_names_that_cannot_be_synced_put_every_target_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    targets = [tmp_path / "data", tmp_path / "report"]
-    for target in targets:
-        target.mkdir()
-        (target / "old").write_text(target.name)
+    targets = with_old(tmp_path)
     fsync = os.fsync
 
     def failing(number: int) -> None:
@@ -97,24 +101,16 @@ def test_names_that_cannot_be_synced_put_every_target_back(tmp_path: Path, monke
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         fsync(number)
 
-    def stage() -> None:
-        with outputs.replacing(*targets) as folders:
-            for folder in folders:
-                (folder / "new").write_text("new")
-
     monkeypatch.setattr(os, "fsync", failing)
     with pytest.raises(EnvironmentFault, match="Input/output error"):
-        stage()
+        write_new(targets)
     assert tree(tmp_path) == {"data/old": "data", "report/old": "report"}
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4])
 def test_a_kill_between_the_renames_leaves_no_new_output_beside_an_old_one(at: int, tmp_path: Path) -> None:
     """Data and its report belong together; the next run clears what was out of the way."""
-    targets = [tmp_path / "data", tmp_path / "report"]
-    for target in targets:
-        target.mkdir()
-        (target / "old").write_text(target.name)
+    targets = with_old(tmp_path)
     code = f"""
 import os, signal
 from pathlib import Path
@@ -137,7 +133,5 @@ with outputs.replacing(Path("data"), Path("report")) as folders:
     assert done.returncode == -signal.SIGKILL
     there = {name for target in targets if target.exists() for name in tree(target)}
     assert there == {1: {"old"}, 2: {"old"}, 3: set(), 4: {"new"}}[at]
-    with outputs.replacing(*targets) as folders:
-        for folder in folders:
-            (folder / "new").write_text("new")
+    write_new(targets)
     assert tree(tmp_path) == {"data/new": "new", "report/new": "new"}
